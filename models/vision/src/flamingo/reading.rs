@@ -5,14 +5,18 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{Decoder, Generation, GenerationConfig, Tokens};
-use fauna_shared::item::{Item, Tensors};
-use fauna_shared::model::{Pipeline, SampleSizes, token_rows};
+use fauna_shared::image::Processor;
+use fauna_shared::item::{Image, Item, Role, Tensors, Turn};
+use fauna_shared::model::{Pipeline, SampleSizes, TrainingBatch, token_rows};
 use fauna_shared::text::{self, Tokenizer};
+use fauna_shared::train::Example;
 use fauna_shared::{Error, Result};
 use fauna_text::causal::placed;
+use fauna_text::labelled::{self, LabelledTokens};
 use fauna_text::{called, words};
 
 use super::sight::{Media, MediaLocations, MediaStates};
+use crate::vision_language::as_turns;
 
 /// A language model with cross-attention to images.
 pub(crate) trait Looks: Send + Sync {
@@ -158,6 +162,83 @@ impl Decoder for Answering<'_> {
     fn max_positions(&self) -> Option<usize> {
         None
     }
+}
+
+/// What both families learn from.
+const LEARNED: &str = "completion, chat (both with images or without), pair (of an image and its caption)";
+
+/// An example as a conversation whose last turn is the answer or the caption.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) for examples that are not learned.
+pub(crate) fn turns_of(example: &Example) -> Result<Vec<Turn>> {
+    let with_answer = |mut turns: Vec<Turn>, answer: Item| {
+        turns.push(Turn { role: Role::Assistant, items: vec![answer] });
+        turns
+    };
+    match example {
+        Example::Chat { turns, tools } if tools.is_empty() => Ok(turns.clone()),
+        Example::Chat { .. } => Err(Error::unsupported("conversations with tools are not implemented")),
+        Example::Completion { prompt, completion } => {
+            Ok(with_answer(as_turns(prompt)?, Item::from(completion.as_str())))
+        }
+        Example::Pair { anchor, positive, negative: None } => match (anchor, positive) {
+            (image @ Item::Image(_), caption @ Item::Text(_))
+            | (caption @ Item::Text(_), image @ Item::Image(_)) => {
+                let turn = Turn { role: Role::User, items: vec![image.clone()] };
+                Ok(with_answer(vec![turn], caption.clone()))
+            }
+            _ => Err(Error::input(format!("a pair of {} and {}", anchor.modality(), positive.modality()))
+                .hint("a pair is an image and its caption")),
+        },
+        other => Err(labelled::not_learned(other, LEARNED)),
+    }
+}
+
+/// The images of a conversation, in order.
+pub(crate) fn images_of(turns: &[Turn]) -> Vec<Image> {
+    let items = turns.iter().flat_map(|turn| &turn.items);
+    let image = |item: &Item| match item {
+        Item::Image(image) => Some(image.clone()),
+        _ => None,
+    };
+    items.filter_map(image).collect()
+}
+
+/// Whether a turn is the assistant's, for each of `turns`.
+pub(crate) fn answers(turns: &[Turn]) -> Vec<bool> {
+    turns.iter().map(|turn| turn.role == Role::Assistant).collect()
+}
+
+/// The batch of `rows`, padded with `pad` and truncated to `longest` tokens, and the pixels of the images of each row,
+/// `(batch, images, 3, height, width)`, with zeros where a row has fewer; `None` without images.
+///
+/// # Errors
+/// As [`LabelledTokens::batch`], and those of the processor.
+pub(crate) fn batch(
+    rows: Vec<LabelledTokens>,
+    images: &[Vec<Image>],
+    processor: &Processor,
+    longest: Option<usize>,
+    pad: u32,
+) -> Result<(TrainingBatch, Option<Tensor>)> {
+    let batch = LabelledTokens::batch(rows, longest, pad)?;
+    let most = images.iter().map(Vec::len).max().unwrap_or(0);
+    if most == 0 {
+        return Ok((batch, None));
+    }
+    let mut seen = Vec::with_capacity(images.len());
+    for row in images {
+        seen.push(row.iter().map(|image| processor.process(image)).collect::<Result<Vec<_>>>()?);
+    }
+    let first = seen.iter().flatten().next().ok_or_else(|| Error::input("there are no images"))?;
+    let nothing = first.zeros_like()?;
+    let rows = seen.iter().map(|row| {
+        let missing = std::iter::repeat_n(&nothing, most - row.len());
+        Tensor::stack(&row.iter().chain(missing).collect::<Vec<_>>(), 0)
+    });
+    let pixels = Tensor::stack(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+    Ok((batch, Some(pixels)))
 }
 
 /// Sample tokens of `sizes` for a `method` of `model`, their ids under `name`; the first tokens of each sequence are the

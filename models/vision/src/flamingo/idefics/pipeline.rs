@@ -6,17 +6,25 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Positions;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, batch_of_one, noise_pixels, only_known};
+use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, SampleSizes, Trainable, TrainingBatch, batch_of_one,
+    noise_pixels, only_known,
+};
+use fauna_shared::nn::IGNORE_INDEX;
 use fauna_shared::text::Tokenizer;
-use fauna_shared::{Error, Result};
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result, json};
 use fauna_text::called;
 use fauna_text::called::token_ids;
+use fauna_text::causal::{self, next_token_loss_by};
+use fauna_text::labelled::{self, LabelledTokens};
 use fauna_text::words;
 use serde_json::Value;
 
 use super::Idefics;
-use super::prompt::{AROUND, END_OF_TURN, words as in_words};
+use super::prompt::{AROUND, END_OF_TURN, Follows, words as in_words};
 use crate::flamingo::prompt::PLACE;
 use crate::flamingo::reading::{self, Answering, Looks};
 use crate::flamingo::sight::{Media, MediaLocations};
@@ -172,7 +180,8 @@ impl IdeficsPipeline {
         inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))
     }
 
-    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+    /// The hidden states after the final norm, `(batch, sequence, hidden_size)`, and the images.
+    fn forward_hidden(&self, inputs: &Tensors) -> Result<(Tensor, Media)> {
         let ids = self.ids(inputs)?;
         let (rows, time) = ids.dims2()?;
         let mask = inputs.get("attention_mask");
@@ -184,6 +193,12 @@ impl IdeficsPipeline {
         let media = self.media(inputs, rows)?;
         let sight = self.sight(inputs, ids, &media)?;
         let hidden = reading::read(&self.idefics, ids, mask, &positions, &media, &sight)?;
+        Ok((hidden, media))
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        let (hidden, media) = self.forward_hidden(inputs)?;
+        let rows = hidden.dim(0)?;
         let logits = self.idefics.logits(&hidden)?;
         let mut out = Tensors::from([("last_hidden_state".into(), hidden), ("logits".into(), logits)]);
         if let Some(states) = media.states() {
@@ -224,7 +239,7 @@ impl IdeficsPipeline {
         let mut options = options.clone();
         let (mut ids, mut pictures) = (Vec::new(), Vec::new());
         for prompt in prompts {
-            let words = in_words(prompt, self.turns_end)?;
+            let words = in_words(prompt, self.turns_end, true)?;
             let mut row: Vec<u32> = self.begin.into_iter().collect();
             row.extend(tokenizer.encode(&words.text, false)?);
             ids.push(row);
@@ -258,6 +273,98 @@ fn counted(real: &[Vec<bool>]) -> Vec<Vec<u32>> {
     real.iter().map(row).collect()
 }
 
+impl IdeficsPipeline {
+    /// The tokens of the text that `prompt` is formatted as, before which the beginning token stands.
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids: Vec<u32> = self.begin.into_iter().collect();
+        ids.extend(self.tokenizer()?.encode(text, false)?);
+        Ok(ids)
+    }
+
+    /// `ids`, ended by a token that ends an answer.
+    fn ended(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if ids.last().is_none_or(|last| !self.end.contains(last)) {
+            ids.extend(self.end.first());
+        }
+        ids
+    }
+
+    /// The tokens of `example`, which of them are learned, and its images.
+    fn labelled(&self, example: &Example, mask_prompt: bool) -> Result<(LabelledTokens, Vec<Image>)> {
+        let turns = reading::turns_of(example)?;
+        let images = reading::images_of(&turns);
+        let pair;
+        let continued = match example {
+            Example::Completion { prompt, completion } => Some((prompt, completion.as_str())),
+            Example::Pair { positive: Item::Text(caption), .. }
+            | Example::Pair { anchor: Item::Text(caption), .. } => {
+                pair = Prompt::Items(images.iter().cloned().map(Item::Image).collect());
+                Some((&pair, caption.as_str()))
+            }
+            _ => None,
+        };
+        let follows = continued.map(|(prompt, _)| Follows::of(prompt)).transpose()?;
+        let mut row = match (continued, follows) {
+            (Some((prompt, completion)), Some(follows @ (Follows::Space | Follows::Image))) => {
+                let before = in_words(prompt, self.turns_end, true)?.text;
+                let space = if follows == Follows::Space { " " } else { "" };
+                let whole = format!("{before}{space}{}", completion.trim());
+                LabelledTokens::after(&self.tokens(&before)?, self.ended(self.tokens(&whole)?), mask_prompt)
+            }
+            _ => {
+                let tokens = |count: usize, asks: bool| {
+                    let first = Prompt::Chat(turns[..count].to_vec());
+                    let ids = self.tokens(&in_words(&first, self.turns_end, asks)?.text)?;
+                    Ok(if asks { ids } else { self.ended(ids) })
+                };
+                labelled::turns(tokens, &reading::answers(&turns), mask_prompt)?
+            }
+        };
+        for (id, label) in row.ids.iter().zip(&mut row.labels) {
+            if self.banned.contains(id) {
+                *label = IGNORE_INDEX;
+            }
+        }
+        Ok((row, images))
+    }
+}
+
+impl Trainable for IdeficsPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.idefics = Idefics::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// Cross entropy of the token after each position, over the whole vocabulary with the added tokens, the mean over
+    /// all `labels` except -100.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        causal::no_options(options)?;
+        let mut inputs = inputs.clone();
+        let labels = inputs.remove("labels").ok_or_else(|| Error::input("labels are missing"))?;
+        let (hidden, _) = self.forward_hidden(&inputs)?;
+        next_token_loss_by(&hidden, &labels, |rows| self.idefics.logits(rows))
+    }
+
+    /// Images and the tokens around them are not learned.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let rows = examples.iter().map(|example| self.labelled(example, options.mask_prompt));
+        let (rows, images): (Vec<_>, Vec<_>) = rows.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let limit = Some(self.idefics.max_position_embeddings());
+        let longest = options.max_length.into_iter().chain(limit).min();
+        let pad = match self.pad {
+            Some(pad) => pad,
+            None => self.tokenizer()?.pad_id(),
+        };
+        let (mut batch, pixels) = reading::batch(rows, &images, &self.processor, longest, pad)?;
+        batch.inputs.extend(pixels.map(|pixels| ("pixel_values".to_string(), pixels)));
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^lm_head\.")
+    }
+}
+
 impl Pipeline for IdeficsPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -265,6 +372,10 @@ impl Pipeline for IdeficsPipeline {
 
     fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

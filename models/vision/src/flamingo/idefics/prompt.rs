@@ -24,7 +24,8 @@ pub(super) struct Words<'a> {
     pub stop: Vec<String>,
 }
 
-/// Formats `prompt`; `turns_end`: whether the release has an end-of-turn token.
+/// Formats `prompt`; `turns_end`: whether the release has an end-of-turn token; `asks`: whether a conversation is followed
+/// by the beginning of the assistant's turn.
 ///
 /// A chat is formatted by its turns; a prompt that contains `Assistant:` is used as it is. Items that end with a text
 /// are one user turn; items that end with an image are few-shot examples, the last without its text.
@@ -32,16 +33,15 @@ pub(super) struct Words<'a> {
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) for items other than texts and images, if the numbers of images and
 /// `<image>`s differ, and for an empty prompt.
-pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
+pub(super) fn words(prompt: &Prompt, turns_end: bool, asks: bool) -> Result<Words<'_>> {
     let end = if turns_end { END_OF_TURN } else { "" };
     let mut words = Words { text: String::new(), pictures: Vec::new(), stop: Vec::new() };
     match prompt {
         Prompt::Items(items) => {
             let pieces = pieces(items)?;
-            let spelled = |piece: &Piece| matches!(piece, Piece::Text(text) if text.contains("Assistant:"));
             match pieces.last() {
                 None => return Err(Error::input("the prompt is empty")),
-                _ if pieces.iter().any(spelled) => {
+                _ if pieces.iter().any(is_spelled) => {
                     words.say(&pieces, "");
                     words.stop.push("\nUser:".to_string());
                 }
@@ -51,7 +51,7 @@ pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
                 }
                 Some(Piece::Text(_)) => {
                     words.turn("User:", &pieces, end);
-                    words.answer();
+                    words.answer(asks);
                 }
             }
         }
@@ -65,11 +65,40 @@ pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
                     Role::Assistant => words.turn("Assistant:", &pieces, end),
                 }
             }
-            words.answer();
+            words.answer(asks);
         }
         Prompt::Infill { .. } => return Err(Prompt::no_infill()),
     }
     Ok(words)
+}
+
+/// Whether a piece has the words of the conversation in it.
+fn is_spelled(piece: &Piece) -> bool {
+    matches!(piece, Piece::Text(text) if text.contains("Assistant:"))
+}
+
+/// How an answer follows a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Follows {
+    /// As a turn of its own.
+    Turn,
+    /// After a space, in the turn that the prompt begins.
+    Space,
+    /// Right after the image.
+    Image,
+}
+
+impl Follows {
+    /// How the answer of `prompt` follows it.
+    pub(super) fn of(prompt: &Prompt) -> Result<Self> {
+        let Prompt::Items(items) = prompt else { return Ok(Self::Turn) };
+        let pieces = pieces(items)?;
+        Ok(match pieces.last() {
+            _ if pieces.iter().any(is_spelled) => Self::Space,
+            Some(Piece::Picture(_)) => Self::Image,
+            _ => Self::Turn,
+        })
+    }
 }
 
 impl<'a> Words<'a> {
@@ -107,9 +136,11 @@ impl<'a> Words<'a> {
         self.text.push_str(end);
     }
 
-    /// Begins the assistant's turn.
-    fn answer(&mut self) {
-        self.text.push_str("\nAssistant:");
+    /// Begins the assistant's turn, if `asks`.
+    fn answer(&mut self, asks: bool) {
+        if asks {
+            self.text.push_str("\nAssistant:");
+        }
         self.stop.push("\nUser:".to_string());
     }
 }
@@ -125,7 +156,7 @@ mod tests {
     }
 
     fn text_of(prompt: &Prompt, turns_end: bool) -> String {
-        words(prompt, turns_end).unwrap().text.replace(AROUND, "|").replace(PLACE, "*")
+        words(prompt, turns_end, true).unwrap().text.replace(AROUND, "|").replace(PLACE, "*")
     }
 
     #[test]
@@ -141,7 +172,7 @@ mod tests {
     fn examples_end_with_an_image_without_text() {
         let prompt = Prompt::Items(vec![image(), "two cats".into(), image(), image()]);
         assert_eq!(text_of(&prompt, false), "|*|two cats\n\n|*|*|");
-        assert_eq!(words(&prompt, false).unwrap().pictures.len(), 3);
+        assert_eq!(words(&prompt, false, true).unwrap().pictures.len(), 3);
     }
 
     #[test]
@@ -175,6 +206,6 @@ mod tests {
 
     #[test]
     fn an_empty_prompt_is_an_error() {
-        assert!(words(&Prompt::Items(Vec::new()), false).is_err());
+        assert!(words(&Prompt::Items(Vec::new()), false, true).is_err());
     }
 }

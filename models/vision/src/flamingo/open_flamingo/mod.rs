@@ -154,10 +154,11 @@ impl Looks for OpenFlamingo {
         Cache::new(self.lang_encoder.num_hidden_layers(), capacity).with_half(self.half_cache)
     }
 
-    /// Encodes the patches, without CLIP's final layer norm, and resamples them.
+    /// Encodes the patches, without CLIP's final layer norm, and resamples them. As in the reference, the vision encoder
+    /// gets no gradient.
     fn see(&self, pixels: &Tensor) -> Result<Tensor> {
         let pixels = pixels.to_device(&self.device)?.to_dtype(self.activations)?;
-        self.perceiver.forward(&self.vision_encoder.forward(&pixels)?.patches()?)
+        self.perceiver.forward(&self.vision_encoder.forward(&pixels)?.patches()?.detach())
     }
 
     fn look(&self, media: &Media) -> Result<MediaStates> {

@@ -6,13 +6,21 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::Positions;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{ImageOptions, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, batch_of_one, noise_pixels, only_known};
+use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, SampleSizes, Trainable, TrainingBatch, batch_of_one,
+    noise_pixels, only_known,
+};
+use fauna_shared::nn::IGNORE_INDEX;
 use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, ErrorKind, Result, json};
 use fauna_text::called;
 use fauna_text::called::token_ids;
+use fauna_text::causal::next_token_loss_by;
+use fauna_text::labelled::{self, LabelledTokens};
 use fauna_text::words;
 use serde_json::{Map, Value};
 
@@ -33,6 +41,8 @@ const PAD: &str = "<PAD>";
 /// The network with its tokenizer and image processor.
 pub struct OpenFlamingoPipeline {
     flamingo: OpenFlamingo,
+    /// All weights, if they are assembled from several files.
+    whole: Option<Weights>,
     tokenizer: Option<Tokenizer>,
     processor: Processor,
     tokens: Added,
@@ -52,7 +62,7 @@ struct Added {
 impl OpenFlamingoPipeline {
     /// Opens a release with its language model and vision encoder.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
-        let Assembled { network: flamingo, inventory, language, vision } = assemble(pretrained)?;
+        let Assembled { network: flamingo, inventory, whole, language, vision } = assemble(pretrained)?;
         let mut card = pretrained.card("Flamingo", &inventory);
         card.context = Some(flamingo.max_position_embeddings());
         card.notes.extend(flamingo.config().scored.map(|scored| {
@@ -86,6 +96,7 @@ impl OpenFlamingoPipeline {
         Ok(Self {
             pad: tokenizer.as_ref().and_then(|tokenizer| tokenizer.special().pad),
             flamingo,
+            whole,
             tokenizer,
             processor,
             tokens,
@@ -139,13 +150,18 @@ impl OpenFlamingoPipeline {
         MediaLocations::latest(&ids.to_vec2()?, &media.counts(), media_token, None)
     }
 
-    fn forward_ids(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+    /// The hidden states after the final norm, `(batch, sequence, hidden_size)`.
+    fn forward_hidden(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensor> {
         let (ids, mask) = self.words_of(inputs)?;
         let (rows, time) = ids.dims2()?;
         let media = self.media(inputs, rows)?;
         let sight = self.sight(ids, mask, &media, added(options, self.tokens)?.media)?;
         let positions = Positions::counting(0, time);
-        let hidden = reading::read(&self.flamingo, ids, mask, &positions, &media, &sight)?;
+        reading::read(&self.flamingo, ids, mask, &positions, &media, &sight)
+    }
+
+    fn forward_ids(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+        let hidden = self.forward_hidden(inputs, options)?;
         let logits = self.flamingo.logits(&hidden)?;
         Ok(Tensors::from([("last_hidden_state".into(), hidden), ("logits".into(), logits)]))
     }
@@ -230,6 +246,105 @@ fn added(options: &Map<String, Value>, known: Added) -> Result<Added> {
     Ok(Added { media: or("media_token_id", known.media)?, end: or("eoc_token_id", known.end)? })
 }
 
+/// The options of the loss: token ids, and the settings that the model was opened with.
+const OPTIONS: [&str; 5] =
+    ["media_token_id", "eoc_token_id", "cross_attn_every_n_layers", "tokenizer_length", "quick_gelu"];
+
+impl OpenFlamingoPipeline {
+    /// `text`, with the token that ends the text of an image if there are images.
+    fn ended(text: &str, has_images: bool) -> String {
+        match has_images && !text.ends_with(END_OF_CHUNK) {
+            true => format!("{text}{END_OF_CHUNK}"),
+            false => text.to_string(),
+        }
+    }
+
+    /// The tokens of `example`, which of them are learned, and its images. As in the reference's training on interleaved
+    /// documents, images are not learned, nor what stands before the first of them, nor what stands between the end of
+    /// the text of one and the next one.
+    fn labelled(&self, example: &Example, mask_prompt: bool) -> Result<(LabelledTokens, Vec<Image>)> {
+        let tokenizer = self.tokenizer()?;
+        let turns = reading::turns_of(example)?;
+        let images = reading::images_of(&turns);
+        let tokens = |count: usize, asks: bool| {
+            if count == 0 {
+                return tokenizer.encode("", true);
+            }
+            let prompt = Prompt::Chat(turns[..count].to_vec());
+            let (text, images) = in_words(&prompt)?;
+            let text = if asks { text } else { Self::ended(&text, !images.is_empty()) };
+            let mut ids = tokenizer.encode(&text, true)?;
+            if count == turns.len() && !asks {
+                ids.extend(tokenizer.special().eos.first());
+            }
+            Ok(ids)
+        };
+        let mut row = labelled::turns(tokens, &reading::answers(&turns), mask_prompt)?;
+        if !images.is_empty() {
+            self.mask_around(&mut row);
+        }
+        Ok((row, images))
+    }
+
+    fn mask_around(&self, row: &mut LabelledTokens) {
+        let mut is_of_image = false;
+        for (id, label) in row.ids.iter().zip(&mut row.labels) {
+            is_of_image |= *id == self.tokens.media;
+            if !is_of_image || *id == self.tokens.media {
+                *label = IGNORE_INDEX;
+            }
+            is_of_image &= *id != self.tokens.end;
+        }
+    }
+}
+
+impl Trainable for OpenFlamingoPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        let assembled = self.whole.as_ref().map(|whole| whole.with_variables_of(weights));
+        let weights = assembled.as_ref().unwrap_or(weights);
+        self.flamingo = OpenFlamingo::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// Cross entropy of the token after each position, as in the language model, the mean over all `labels` except -100.
+    /// The options `media_token_id` and `eoc_token_id` override the tokenizer's; the settings of opening are allowed too.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        let none = Map::new();
+        let options = options.as_object().unwrap_or(&none);
+        if let Some(name) = options.keys().find(|name| !OPTIONS.contains(&name.as_str())) {
+            return Err(Error::input(format!("the loss has no option \"{name}\""))
+                .hint(format!("known: {}", OPTIONS.join(", "))));
+        }
+        let mut inputs = inputs.clone();
+        let labels = inputs.remove("labels").ok_or_else(|| Error::input("labels are missing"))?;
+        let hidden = self.forward_hidden(&inputs, options)?;
+        next_token_loss_by(&hidden, &labels, |rows| self.flamingo.logits(rows))
+    }
+
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let rows = examples.iter().map(|example| self.labelled(example, options.mask_prompt));
+        let (rows, images): (Vec<_>, Vec<_>) = rows.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let limit = Some(self.flamingo.max_position_embeddings());
+        let longest = options.max_length.into_iter().chain(limit).min();
+        let pad = match self.pad {
+            Some(pad) => pad,
+            None => self.tokenizer()?.pad_id(),
+        };
+        let (mut batch, pixels) = reading::batch(rows, &images, &self.processor, longest, pad)?;
+        let ids = batch.inputs.remove("input_ids");
+        batch.inputs.extend(ids.map(|ids| ("lang_x".to_string(), ids)));
+        if let Some(pixels) = pixels {
+            // One frame per image.
+            batch.inputs.insert("vision_x".into(), pixels.unsqueeze(2)?);
+        }
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"(^|\.)(lm_head|embed_out)\.")
+    }
+}
+
 impl Pipeline for OpenFlamingoPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -237,6 +352,10 @@ impl Pipeline for OpenFlamingoPipeline {
 
     fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     /// As in open_clip, whose transform the reference uses.

@@ -473,6 +473,8 @@ fn fits(trained: &Trained, language: &Value, vision: &Value) -> Result<()> {
 pub(super) struct Assembled {
     pub network: OpenFlamingo,
     pub inventory: Inventory,
+    /// All weights, if they are assembled from several files.
+    pub whole: Option<Weights>,
     /// The files of the language model, with its tokenizer, and of the vision encoder, with its image processor.
     pub language: Files,
     pub vision: Files,
@@ -483,19 +485,22 @@ pub(super) fn assemble(pretrained: &Pretrained) -> Result<Assembled> {
     if pretrained.files.get("config.json").is_some() {
         let (network, inventory) = pretrained.load::<OpenFlamingo>()?;
         let files = || pretrained.files.clone();
-        return Ok(Assembled { network, inventory, language: files(), vision: files() });
+        return Ok(Assembled { network, inventory, whole: None, language: files(), vision: files() });
     }
     let is_read = pretrained.checkpoint.is_some() && pretrained.options.random_weights.is_none();
     let parts = Parts::find(&pretrained.files, None, &pretrained.options, is_read)?;
-    let (network, inventory) = match &pretrained.checkpoint {
+    let (network, inventory, whole) = match &pretrained.checkpoint {
         Some(trained) if is_read => {
             let weights = all_weights(pretrained, trained, &parts)?;
             let network = OpenFlamingo::load(pretrained.config()?, &weights)?;
-            (network, weights.finish()?)
+            (network, weights.finish()?, Some(weights))
         }
-        _ => pretrained.load::<OpenFlamingo>()?,
+        _ => {
+            let (network, inventory) = pretrained.load::<OpenFlamingo>()?;
+            (network, inventory, None)
+        }
     };
-    Ok(Assembled { network, inventory, language: parts.language, vision: parts.vision })
+    Ok(Assembled { network, inventory, whole, language: parts.language, vision: parts.vision })
 }
 
 /// All tensors: the trained ones, and those of the parts that are not among them.
@@ -526,7 +531,7 @@ fn all_weights(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> 
         Some(renamed) => Name::To(renamed),
         None => Name::Ignore,
     };
-    Weights::open(&files, rename, pretrained.options.runtime.clone())
+    pretrained.weights_of(|| Ok(files), rename)
 }
 
 /// The tensors of a release.
