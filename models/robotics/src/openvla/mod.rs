@@ -14,6 +14,7 @@ mod pipeline;
 mod processor;
 mod prompt;
 mod release;
+mod training;
 mod vit;
 
 use candle_core::Tensor;

@@ -8,7 +8,7 @@ use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Controller, DegreeOfFreedom, Observation, Pipeline, Policy, Pretrained, SampleSizes, Task,
-    noise_pixels, only_known, token_rows,
+    Trainable, noise_pixels, only_known, token_rows,
 };
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -31,15 +31,17 @@ const MOST_NEW: u64 = 4096;
 
 /// The OpenVLA pipeline: the model, its tokenizers, image processor and action statistics.
 pub struct OpenVlaPipeline {
-    network: OpenVla,
+    pub(super) network: OpenVla,
     device: Device,
     half_cache: bool,
     words: Option<Tokenizer>,
-    actions: ActionTokenizer,
+    pub(super) actions: ActionTokenizer,
     statistics: StatisticsTable,
-    processor: FrameProcessor,
+    pub(super) processor: FrameProcessor,
     /// The `unnorm_key` set at loading.
-    unnorm_key: Option<String>,
+    pub(super) unnorm_key: Option<String>,
+    /// The `camera` set at loading, for training.
+    pub(super) camera: Option<String>,
     card: Card,
 }
 
@@ -50,7 +52,7 @@ struct Continued {
 }
 
 impl OpenVlaPipeline {
-    /// Loads a release in either format. Uses the settings `unnorm_key` and `center_crop`.
+    /// Loads a release in either format. Uses the settings `unnorm_key`, `center_crop` and `camera`.
     ///
     /// # Errors
     /// An invalid config, tensor, processor file or statistics file; the error names the file.
@@ -61,14 +63,15 @@ impl OpenVlaPipeline {
         let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(network.language_model().max_position_embeddings());
         let statistics = statistics(pretrained)?;
-        let unnorm_key = match pretrained.options.settings.get("unnorm_key") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(key)) => {
-                statistics.get(Some(key))?;
-                Some(key.clone())
-            }
-            Some(other) => return Err(Error::input(format!("unnorm_key is {other}, expected a string"))),
+        let setting = |name: &str| match pretrained.options.settings.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(value)) => Ok(Some(value.clone())),
+            Some(other) => Err(Error::input(format!("{name} is {other}, expected a string"))),
         };
+        let (unnorm_key, camera) = (setting("unnorm_key")?, setting("camera")?);
+        if unnorm_key.is_some() {
+            statistics.get(unnorm_key.as_deref())?;
+        }
         if unnorm_key.is_none() && statistics.keys().len() > 1 {
             let keys = statistics.keys().collect::<Vec<_>>().join(", ");
             card.notes.push(format!("unnorm_key is one of {keys}"));
@@ -83,6 +86,7 @@ impl OpenVlaPipeline {
             network,
             statistics,
             unnorm_key,
+            camera,
             card,
         })
     }
@@ -103,7 +107,7 @@ impl OpenVlaPipeline {
     }
 
     /// Returns the statistics of `key`, of the key set at loading, or the only ones.
-    fn statistics_of(&self, key: Option<&str>) -> Result<&Statistics> {
+    pub(super) fn statistics_of(&self, key: Option<&str>) -> Result<&Statistics> {
         Ok(self.statistics.get(key.or(self.unnorm_key.as_deref()))?.1)
     }
 
@@ -135,19 +139,25 @@ impl OpenVlaPipeline {
         let patches = inputs.get("pixel_values").map(|pixels| self.network.see(pixels)).transpose()?;
         let mut out = Tensors::new();
         if inputs.contains_key("input_ids") || patches.is_none() {
-            let (ids, real) = self.ids(inputs)?;
-            let x = self.network.embed(&ids, patches.as_ref())?;
-            let mask = match real {
-                None => Mask::causal(),
-                Some(real) => Mask::causal().with_padding(&around(real, patches.as_ref())?)?,
-            };
-            let mut cache = Cache::new(self.network.language_model().num_hidden_layers(), x.dim(1)?);
-            out.insert("logits".into(), self.network.logits(&self.network.hidden(&x, &mask, &mut cache)?)?);
+            let hidden = self.hidden(inputs, patches.as_ref())?;
+            out.insert("logits".into(), self.network.logits(&hidden)?);
         }
         if let Some(patches) = patches {
             out.insert("projector_features".into(), patches);
         }
         Ok(out)
+    }
+
+    /// The hidden states after the final norm, `(batch, patches + sequence, hidden_size)`.
+    pub(super) fn hidden(&self, inputs: &Tensors, patches: Option<&Tensor>) -> Result<Tensor> {
+        let (ids, real) = self.ids(inputs)?;
+        let x = self.network.embed(&ids, patches)?;
+        let mask = match real {
+            None => Mask::causal(),
+            Some(real) => Mask::causal().with_padding(&around(real, patches)?)?,
+        };
+        let layers = self.network.language_model().num_hidden_layers();
+        self.network.hidden(&x, &mask, &mut Cache::new(layers, x.dim(1)?).single_pass())
     }
 
     /// The reference's `predict_action`: greedily generates one token per degree of freedom, and returns the action in the
@@ -419,6 +429,10 @@ impl Pipeline for OpenVlaPipeline {
     }
 
     fn policy(&self) -> Result<&dyn Policy> {
+        Ok(self)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
         Ok(self)
     }
 
