@@ -68,6 +68,10 @@ pub fn quantize(
     check_target(copy)?;
     let options = LoadOptions { runtime: Runtime::cpu(), random_weights: None, ..options.clone() };
     let (family, pretrained) = zoo.pretrained(copy.source, &options)?;
+    if !pretrained.options.adapters.is_empty() {
+        return Err(Error::input("a model with adapters is not quantized")
+            .hint("merge them into the model, and quantize the result"));
+    }
     let inventory = (family.inventory)(&pretrained)?;
     let checkpoint =
         pretrained.checkpoint.as_ref().ok_or_else(|| Error::input("the model has no weights to quantize"))?;

@@ -27,6 +27,7 @@ mod fresh;
 mod stack;
 mod variables;
 
+pub(crate) use adapters::Attached;
 pub use adapters::RowOrder;
 use adapters::{Adapters, Layer};
 pub use stack::Piece;
@@ -145,6 +146,8 @@ struct Ledger {
     matrices: BTreeMap<String, MatrixUse>,
     /// Names that need not be read.
     skipped: BTreeSet<String>,
+    /// Those of them that the model does not use under another name either.
+    unused: BTreeSet<String>,
     /// Names that are missing in the file, and their expected shapes.
     missing: BTreeMap<String, Vec<usize>>,
     /// Names whose shapes differ: shape in the file, expected shape.
@@ -379,8 +382,20 @@ impl Weights {
         }
     }
 
-    /// Ignores the tensors at or below `name`, such as a copy of a tied embedding table or an unused head.
+    /// Ignores the tensors at or below `name`, which the model does not use, such as another head. Adapters of them
+    /// change nothing.
     pub fn skip(&self, name: &str) {
+        if let Origin::Files { tensors, .. } = self.origin() {
+            let path = self.path(name);
+            let names: Vec<String> = below(tensors, &path).map(|(name, _)| name.clone()).collect();
+            let mut ledger = self.ledger();
+            ledger.skipped.extend(names.iter().cloned());
+            ledger.unused.extend(names);
+        }
+    }
+
+    /// Ignores the tensors at or below `name`, which are a copy of others, such as a tied embedding table.
+    pub fn skip_copy(&self, name: &str) {
         if let Origin::Files { tensors, .. } = self.origin() {
             let path = self.path(name);
             self.ledger().skipped.extend(below(tensors, &path).map(|(name, _)| name.clone()));

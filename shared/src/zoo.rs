@@ -1,6 +1,7 @@
 //! Opening a model by name with the family that supports it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -70,7 +71,9 @@ impl Zoo {
     pub fn open(&self, source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
         served(source, &options.runtime, || {
             let (family, pretrained) = self.pretrained(source, options)?;
-            (family.open)(&pretrained)
+            let pipeline = (family.open)(&pretrained)?;
+            pretrained.check_adapters()?;
+            Ok(pipeline)
         })
     }
 
@@ -95,6 +98,7 @@ impl Zoo {
             checkpoint: None,
             weights: Weights::meta(),
             options: options.clone(),
+            attached: Arc::default(),
         };
         // The tokenizer need not exist before the download; only the tensors are listed.
         let inventory = (family.inventory)(&pretrained)?;

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::progress::Reporter;
 use crate::runtime::Runtime;
 use crate::source::{Files, Finder, Source, Wanted};
-use crate::weights::{Fresh, Inventory, Name, RowOrder, Weights};
+use crate::weights::{Attached, Fresh, Inventory, Name, RowOrder, Weights};
 use crate::zoo::canonical;
 use crate::{Error, Result, json};
 
@@ -173,6 +173,8 @@ pub struct Pretrained {
     pub weights: Weights,
     /// The load options.
     pub options: LoadOptions,
+    /// The adapters over all files of the release.
+    pub(crate) attached: Arc<Attached>,
 }
 
 impl Pretrained {
@@ -185,6 +187,10 @@ impl Pretrained {
         family: &'static Family,
         options: &LoadOptions,
     ) -> Result<Self> {
+        let attached = Arc::new(Attached::new(options.open_adapters()?));
+        if options.random_weights.is_some() && !attached.is_empty() {
+            return Err(Error::input("there are adapters, and random weights instead of a base model"));
+        }
         let runtime = options.runtime.clone();
         let config = canonical(family, config, &files)?;
         let weights = match (&checkpoint, options.random_weights) {
@@ -194,14 +200,13 @@ impl Pretrained {
             (_, Some(seed)) => Weights::seeded(seed, runtime),
             (Some(checkpoint), None) => {
                 let weights = Weights::open(checkpoint, family.rename, runtime)?;
-                let adapters = options.open_adapters()?;
                 let rows = row_order(&config);
-                weights.with_adapters(&adapters, family.rename, rows)?.with_progress(&options.progress)
+                weights.attach(&attached, family.rename, rows)?.with_progress(&options.progress)
             }
             (None, None) => Weights::empty(label, runtime),
         };
         let options = options.clone();
-        Ok(Self { family, label: label.to_string(), files, config, checkpoint, weights, options })
+        Ok(Self { family, label: label.to_string(), files, config, checkpoint, weights, options, attached })
     }
 
     /// Loads the network; the error has all problems of the checkpoint at once.
@@ -212,8 +217,8 @@ impl Pretrained {
         Ok((model, inventory))
     }
 
-    /// Loads other weight files of this release, with tensors renamed by `rename`. Random weights or no weights if
-    /// [`weights`](Pretrained::weights) are.
+    /// Loads other weight files of this release, with tensors renamed by `rename`, without adapters. Random weights or
+    /// no weights if [`weights`](Pretrained::weights) are.
     ///
     /// # Errors
     /// As [`Checkpoint::open_files`] and [`Weights::open`].
@@ -231,6 +236,15 @@ impl Pretrained {
         open: impl FnOnce() -> Result<Checkpoint>,
         rename: impl Fn(&str) -> Name,
     ) -> Result<Weights> {
+        Ok(self.unreported(open, rename)?.with_progress(&self.options.progress))
+    }
+
+    /// [`weights_of`](Self::weights_of), whose load is not reported yet.
+    fn unreported(
+        &self,
+        open: impl FnOnce() -> Result<Checkpoint>,
+        rename: impl Fn(&str) -> Name,
+    ) -> Result<Weights> {
         let runtime = self.options.runtime.clone();
         match self.options.random_weights {
             _ if self.weights.is_meta() => Ok(Weights::meta()),
@@ -238,17 +252,79 @@ impl Pretrained {
                 Ok(Weights::fresh(Fresh { seed, deviation: initializer_range(&self.config) }, runtime))
             }
             Some(seed) => Ok(Weights::seeded(seed, runtime)),
-            None => Ok(Weights::open(&open()?, rename, runtime)?.with_progress(&self.options.progress)),
+            None => Weights::open(&open()?, rename, runtime),
         }
     }
 
+    /// [`part`](Self::part) of the module at the path `module` of the network, with the adapters over it.
+    /// Parts are loaded before [`weights`](Pretrained::weights) finish, which reports what no file has.
+    ///
+    /// # Errors
+    /// As [`part`](Self::part).
+    pub fn part_at(&self, module: &str, paths: &[PathBuf], rename: impl Fn(&str) -> Name) -> Result<Weights> {
+        let weights = self.unreported(|| Checkpoint::open_files(paths), &rename)?;
+        let weights = weights.attach_to_part(&self.attached, self.within(module, rename))?;
+        Ok(weights.with_progress(&self.options.progress))
+    }
+
+    /// `weights` of all files of this release, before anything is read, with the adapters; `rename` renames the tensors
+    /// of the network, and so the modules of adapters.
+    ///
+    /// # Errors
+    /// As [`Weights::with_adapters`].
+    pub fn adapted(&self, weights: Weights, rename: impl Fn(&str) -> Name) -> Result<Weights> {
+        Ok(weights.attach(&self.attached, rename, None)?.with_progress(&self.options.progress))
+    }
+
+    /// Checks that every update of the adapters was used by one of the loaded files.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) with the modules that this release does not have.
+    pub fn check_adapters(&self) -> Result<()> {
+        self.attached.check()
+    }
+
+    /// `rename` of the names below the module at the path `module` of the network.
+    fn within(&self, module: &str, rename: impl Fn(&str) -> Name) -> impl Fn(&str) -> Name {
+        let (family, prefix) = (self.family, format!("{module}."));
+        move |name: &str| {
+            let path = match (family.rename)(name) {
+                Name::Keep => name.to_string(),
+                Name::To(path) => path,
+                other => return other,
+            };
+            match path.strip_prefix(&prefix) {
+                Some(inner) => match rename(inner) {
+                    Name::Keep => Name::To(inner.to_string()),
+                    renamed => renamed,
+                },
+                None => Name::Ignore,
+            }
+        }
+    }
+
+    /// [`companion`](Self::companion) for the module at the path `module` of this network, with the adapters over it.
+    /// It is loaded before [`weights`](Pretrained::weights) finish, which reports what no file has.
+    ///
+    /// # Errors
+    /// As [`companion`](Self::companion).
+    pub fn companion_at(&self, module: &str, family: &'static Family, source: &str) -> Result<Pretrained> {
+        let mut companion = self.companion(family, source)?;
+        if self.attached.is_empty() {
+            return Ok(companion);
+        }
+        let weights = companion.weights.attach_to_part(&self.attached, self.within(module, family.rename))?;
+        companion.weights = weights.with_progress(&self.options.progress);
+        Ok(companion)
+    }
+
     /// Another release that this one depends on, such as a text encoder that the release does not contain. `source` is
-    /// found as a source given by the user.
+    /// found as a source given by the user. It has no adapters.
     ///
     /// # Errors
     /// As opening `source`.
     pub fn companion(&self, family: &'static Family, source: &str) -> Result<Pretrained> {
-        let options = LoadOptions { family: None, file: None, ..self.options.clone() };
+        let options = LoadOptions { family: None, file: None, adapters: Vec::new(), ..self.options.clone() };
         let pretrained = || {
             let files = options.find(source, options.random_weights.is_none())?;
             let config = files.config()?;

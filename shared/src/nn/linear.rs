@@ -131,7 +131,7 @@ impl Weights {
             true => (head_name, table),
             false => (table, head_name),
         };
-        self.skip(&format!("{copy}.weight"));
+        self.skip_copy(&format!("{copy}.weight"));
         let shared = self.at(held).table("weight", count, width)?;
         // An adapter of the table changes the embeddings alone, and one of the head the logits alone.
         let head = match self.unadapted(&format!("{held}.weight"), count, width)? {

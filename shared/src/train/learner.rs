@@ -74,9 +74,14 @@ impl Learner {
     ///
     /// # Errors
     /// As [`Zoo::open`]; [`Unsupported`](crate::ErrorKind::Unsupported) if the model cannot be trained;
-    /// [`Input`](crate::ErrorKind::Input) if nothing of it is selected.
+    /// [`Input`](crate::ErrorKind::Input) if nothing of it is selected, or it has adapters and its weights are trained in
+    /// full.
     pub fn open(zoo: &Zoo, source: &str, options: &LoadOptions, trained: Trained) -> Result<Self> {
         let (family, pretrained) = zoo.pretrained(source, options)?;
+        if trained.lora.is_none() && !pretrained.options.adapters.is_empty() {
+            return Err(Error::input("weights are trained in full, and there are adapters over them")
+                .hint("merge the adapters into the model first, or train an adapter"));
+        }
         // A head that the checkpoint lacks must be there before the model opens.
         let fresh = Fresh { seed: trained.seed, deviation: Some(0.02) };
         let mut variables = Variables::new(trained.select);
@@ -89,6 +94,7 @@ impl Learner {
             pretrained.weights = plain.with_variables(&Arc::new(variables.clone_empty()), false);
         }
         let mut pipeline = (family.open)(&pretrained)?;
+        pretrained.check_adapters()?;
         pretrained.weights = plain;
         if let Some(config) = trained.lora {
             let trainable = pipeline.trainable()?;

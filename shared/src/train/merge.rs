@@ -30,7 +30,7 @@ pub fn merge(zoo: &Zoo, source: &str, options: &LoadOptions, folder: &Path, repl
         ));
     }
     let (family, mut pretrained) = zoo.pretrained(source, options)?;
-    let adapters = pretrained.options.open_adapters()?;
+    let adapters = pretrained.attached.adapters().to_vec();
     if adapters.is_empty() {
         return Err(Error::input("there is no adapter to merge").set(
             "name one",
@@ -40,6 +40,7 @@ pub fn merge(zoo: &Zoo, source: &str, options: &LoadOptions, folder: &Path, repl
     }
     // The load checks that every update fits a weight, and tells how each is used.
     let inventory = (family.inventory)(&pretrained)?;
+    pretrained.check_adapters()?;
     let merged =
         Merge { pretrained: &pretrained, inventory: &inventory, rename: family.rename }.all(&adapters)?;
     let count = merged.len();
@@ -61,7 +62,10 @@ impl Merge<'_> {
     fn all(&self, adapters: &[(Adapter, f64)]) -> Result<BTreeMap<String, Var>> {
         let checkpoint = self.pretrained.checkpoint.as_ref();
         let checkpoint = checkpoint.ok_or_else(|| Error::input("the model has no weights to merge into"))?;
+        let original = self.by_path(checkpoint, &[])?;
         let stored = self.by_path(checkpoint, adapters)?;
+        // The head keeps the table without what adapters change of it.
+        let head = |table: &str| original.get(table).map(|(_, weight)| dense(weight)).transpose();
         let mut updates: BTreeMap<String, Vec<(&LoraTensors, f64)>> = BTreeMap::new();
         for (adapter, scale) in adapters {
             for (module, update) in adapter.modules() {
@@ -76,17 +80,14 @@ impl Merge<'_> {
             let (official, weight) = stored.get(held.as_str()).ok_or_else(|| {
                 Error::new(ErrorKind::Mismatch, format!("the checkpoint has no tensor {held}"))
             })?;
-            let weight = dense(weight)?;
+            let is_head = tied.is_some_and(|(_, head)| path == head);
+            let table = if is_head { head(held)? } else { None };
+            let weight = table.map_or_else(|| dense(weight), Ok)?;
             let transposed = self.inventory.matrices.get(path) == Some(&MatrixUse::TransposedLinear);
             let merged = adapter::merge(&weight, transposed, updates)?;
             match tied {
-                Some((table, head)) if path == table => {
-                    // The head keeps the table without the update.
-                    changed.entry(head.clone()).or_insert(Var::from_tensor(&weight)?);
-                    changed.insert(official.clone(), Var::from_tensor(&merged)?);
-                }
-                Some((_, head)) => _ = changed.insert(head.clone(), Var::from_tensor(&merged)?),
-                None => _ = changed.insert(official.clone(), Var::from_tensor(&merged)?),
+                Some((_, head)) if is_head => _ = changed.insert(head.clone(), Var::from_tensor(&merged)?),
+                _ => _ = changed.insert(official.clone(), Var::from_tensor(&merged)?),
             }
             self.bias(path, updates, &stored, &mut changed)?;
         }
@@ -96,6 +97,15 @@ impl Merge<'_> {
                 let official =
                     stored.get(path.as_str()).map_or(path.clone(), |(official, _)| official.clone());
                 changed.entry(official).or_insert(Var::from_tensor(&dense(tensor)?)?);
+            }
+        }
+        for (table, name) in &self.inventory.tied {
+            let changes = stored.get(table).is_some_and(|(official, _)| changed.contains_key(official));
+            if changes
+                && !changed.contains_key(name)
+                && let Some(weight) = head(table)?
+            {
+                changed.insert(name.clone(), Var::from_tensor(&weight)?);
             }
         }
         Ok(changed)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{DType, Tensor};
 
@@ -32,17 +32,78 @@ impl From<MatrixUse> for Layer {
     }
 }
 
-/// The adapters of a model.
+/// The adapters of a release, and what of them its weights have used.
+#[derive(Default)]
+pub(crate) struct Attached {
+    adapters: Vec<(Adapter, f64)>,
+    /// The modules with updates that were used, and the replaced tensors that were read, by their names in the adapter.
+    used: Mutex<BTreeSet<String>>,
+}
+
+impl Attached {
+    /// `adapters` with their scales, of which nothing has been used.
+    pub(crate) fn new(adapters: Vec<(Adapter, f64)>) -> Self {
+        Self { adapters, used: Mutex::default() }
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.adapters.is_empty()
+    }
+
+    /// The adapters with their scales.
+    pub(crate) fn adapters(&self) -> &[(Adapter, f64)] {
+        &self.adapters
+    }
+
+    fn used(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Checks that all updates and replaced tensors were used.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) with the modules and tensors that this model does not have.
+    pub(crate) fn check(&self) -> Result<()> {
+        let used = self.used();
+        let unused = |names: BTreeSet<&String>| -> Vec<String> {
+            names.into_iter().filter(|name| !used.contains(*name)).cloned().collect()
+        };
+        let adapters = || self.adapters.iter().map(|(adapter, _)| adapter);
+        let modules = unused(adapters().flat_map(|adapter| adapter.modules().keys()).collect());
+        let saved = unused(adapters().flat_map(|adapter| adapter.saved().keys()).collect());
+        let (what, names) = match (modules.is_empty(), saved.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, _) => (format!("updates of {} modules", modules.len()), modules),
+            (true, false) => (format!("{} tensors", saved.len()), saved),
+        };
+        let message = format!("the adapter has {what} that this model does not have");
+        Err(Error::new(ErrorKind::Mismatch, message).hint(first_five(names)).hint(OTHER_BASE))
+    }
+}
+
+/// The adapters over the weights of a file.
 #[derive(Default)]
 pub(super) struct Adapters {
     /// The updates of each weight, by its path, with the scale of their adapter.
     updates: BTreeMap<String, Vec<(LoraTensors, f64)>>,
     /// The tensors of the checkpoint that adapters replace, by path; `None` where it has none.
     replaced: BTreeMap<String, Option<StoredTensor>>,
+    /// The names in the adapter of the tensors that were put into the checkpoint, by path.
+    saved: BTreeMap<String, String>,
     /// The order of rows in which the checkpoint stores some weights.
     rows: Option<RowOrder>,
-    /// The paths of weights whose updates were used.
-    used: Mutex<BTreeSet<String>>,
+    /// All that the release has, in any of its files.
+    attached: Arc<Attached>,
+    /// Whether the file is one of several of the release, which need not use all updates.
+    is_part: bool,
+}
+
+impl Adapters {
+    /// Whether the weight at `path` has updates.
+    pub(super) fn has_update(&self, path: &str) -> bool {
+        self.updates.contains_key(path)
+    }
 }
 
 /// The rows of the weight at a path in the order of the checkpoint, as indices in the order of the adapter; `None` if
@@ -62,25 +123,76 @@ impl Weights {
         rename: impl Fn(&str) -> Name,
         rows: Option<RowOrder>,
     ) -> Result<Self> {
-        if adapters.is_empty() {
-            return Ok(self);
-        }
+        self.attach(&Arc::new(Attached::new(adapters.to_vec())), rename, rows)
+    }
+
+    /// [`with_adapters`](Self::with_adapters) of a release.
+    pub(crate) fn attach(
+        self,
+        attached: &Arc<Attached>,
+        rename: impl Fn(&str) -> Name,
+        rows: Option<RowOrder>,
+    ) -> Result<Self> {
         let path = |name: &str| match rename(name) {
-            Name::Keep => Ok(name.to_string()),
-            Name::To(path) => Ok(path),
-            Name::Entries { .. } | Name::Ignore => Err(Error::unsupported(format!(
+            Name::Keep => Ok(Some(name.to_string())),
+            Name::To(path) => Ok(Some(path)),
+            Name::Ignore => Ok(None),
+            Name::Entries { .. } => Err(Error::unsupported(format!(
                 "an adapter of {name}, which this model does not load as it is"
             ))),
         };
-        let mut held = Adapters { rows, ..Adapters::default() };
+        let held = Adapters { rows, ..Adapters::default() };
+        self.holding(attached, held, path)
+    }
+
+    /// [`attach`](Self::attach) to one of the files of a release: with the updates of the modules whose weights it has,
+    /// and its own tensors replaced. `rename` gives the paths of those in other files as [`Name::Ignore`].
+    pub(crate) fn attach_to_part(
+        self,
+        attached: &Arc<Attached>,
+        rename: impl Fn(&str) -> Name,
+    ) -> Result<Self> {
+        let Origin::Files { tensors, .. } = self.origin() else { return Ok(self) };
+        let known: BTreeSet<String> = tensors.keys().cloned().collect();
+        let path = |name: &str| {
+            Ok(match rename(name) {
+                Name::Keep => Some(name.to_string()),
+                Name::To(path) => Some(path),
+                Name::Entries { .. } | Name::Ignore => None,
+            }
+            .filter(|path| known.contains(path)))
+        };
+        self.holding(attached, Adapters { is_part: true, ..Adapters::default() }, path)
+    }
+
+    /// The same with the updates and tensors that have a path.
+    fn holding(
+        self,
+        attached: &Arc<Attached>,
+        mut held: Adapters,
+        path: impl Fn(&str) -> Result<Option<String>>,
+    ) -> Result<Self> {
+        if attached.is_empty() {
+            return Ok(self);
+        }
+        held.attached = attached.clone();
         let mut saved = BTreeMap::new();
-        for (adapter, scale) in adapters {
+        for (adapter, scale) in attached.adapters() {
             for (module, update) in adapter.modules() {
-                let path = path(&format!("{module}.weight"))?;
-                held.updates.entry(path).or_default().push((update.clone(), *scale));
+                if let Some(path) = path(&format!("{module}.weight"))? {
+                    held.updates.entry(path).or_default().push((update.clone(), *scale));
+                }
             }
             for (name, tensor) in adapter.saved() {
-                saved.insert(path(name)?, tensor.clone());
+                match path(name)? {
+                    Some(path) => {
+                        held.saved.insert(path.clone(), name.clone());
+                        saved.insert(path, tensor.clone());
+                    }
+                    None if held.is_part => {}
+                    // What is ignored in a checkpoint: a buffer, or a copy under another name.
+                    None => _ = attached.used().insert(name.clone()),
+                }
             }
         }
         Ok(self.replacing(saved, held))
@@ -138,7 +250,7 @@ impl Weights {
 
     /// Whether the weight at `path` has updates.
     pub(super) fn has_updates(&self, path: &str, layer: Layer) -> bool {
-        self.adapters().is_some_and(|adapters| adapters.updates.contains_key(path))
+        self.adapters().is_some_and(|adapters| adapters.has_update(path))
             || self.trained_module(path, layer).is_some()
     }
 
@@ -209,8 +321,8 @@ impl Weights {
         };
         let mut factors = Vec::new();
         if let Some((adapters, updates)) = self.adapters().and_then(|a| Some((a, a.updates.get(path)?))) {
-            adapters.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(path.to_string());
             for (update, scale) in updates {
+                adapters.attached.used().insert(update.module().to_string());
                 let is_embedding = layer == Layer::Embedding;
                 if is_embedding != (update.kind() == Kind::Embedding) {
                     let message = format!("the update of {} is of another kind of module", update.module());
@@ -273,23 +385,22 @@ impl Weights {
         Ok(rows(&total)?.reshape(tensor.shape())?.to_dtype(tensor.dtype())?)
     }
 
-    /// Checks that all updates belong to weights that were read.
+    /// Checks that all updates belong to weights that were read, or that the model does not use.
     ///
     /// # Errors
     /// [`Mismatch`](ErrorKind::Mismatch) with the modules of adapters that this model does not have.
     pub(super) fn check_adapters(&self) -> Result<()> {
         let Some(adapters) = self.adapters() else { return Ok(()) };
-        let used = adapters.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let unused = adapters.updates.iter().filter(|(path, _)| !used.contains(*path));
-        let unused: Vec<&str> = unused.flat_map(|(_, updates)| updates).map(|(u, _)| u.module()).collect();
-        match unused.len() {
-            0 => Ok(()),
-            count => Err(Error::new(
-                ErrorKind::Mismatch,
-                format!("the adapter has updates of {count} modules that this model does not have"),
-            )
-            .hint(first_five(unused))
-            .hint(OTHER_BASE)),
+        {
+            let (ledger, mut used) = (self.ledger(), adapters.attached.used());
+            let unread = adapters.updates.iter().filter(|(path, _)| ledger.unused.contains(*path));
+            used.extend(unread.flat_map(|(_, updates)| updates).map(|(u, _)| u.module().to_string()));
+            // A tensor that is neither read nor skipped is an error of its own.
+            used.extend(adapters.saved.values().cloned());
+        }
+        match adapters.is_part {
+            true => Ok(()),
+            false => adapters.attached.check(),
         }
     }
 }

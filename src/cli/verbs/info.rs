@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use fauna::checkpoint::{Checkpoint, StorageType};
-use fauna::model::Pretrained;
 use fauna::nn::block_name;
 use fauna::source::{Files, Source, Wanted};
 use fauna::weights::{Inventory, Weights};
@@ -91,8 +90,8 @@ fn of_the_network(files: &Files, weights: Vec<PathBuf>) -> Vec<PathBuf> {
 
 /// Returns the family, the tensors and the config of a local checkpoint; the config may be GGUF metadata.
 fn planned(source: &str, options: &LoadOptions) -> Result<(&'static Family, Inventory, Value)> {
-    let (family, pretrained) = fauna::pretrained(source, options)?;
-    let pretrained = Pretrained { weights: Weights::meta(), ..pretrained };
+    let (family, mut pretrained) = fauna::pretrained(source, options)?;
+    pretrained.weights = Weights::meta();
     Ok((family, (family.inventory)(&pretrained)?, pretrained.config))
 }
 

@@ -278,7 +278,7 @@ pub fn rename(name: &str) -> Name {
 pub fn words(config: &Config, w: &Weights) -> Result<Embedding> {
     config.check()?;
     let held = held(config, w);
-    TABLES.iter().filter(|name| **name != held).for_each(|copy| w.skip(copy));
+    TABLES.iter().filter(|name| **name != held).for_each(|copy| w.skip_copy(copy));
     w.embedding(held, config.vocab_size, config.d_model)
 }
 

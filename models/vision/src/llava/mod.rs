@@ -249,7 +249,7 @@ impl Llava {
         let (vision_tower, part) = match w.has("vision_tower", true) {
             true => (VisionTower::load(&vision, &w.at("vision_tower"))?, None),
             false => {
-                let companion = pretrained.companion(&crate::clip::FAMILY, named)?;
+                let companion = pretrained.companion_at("vision_tower", &crate::clip::FAMILY, named)?;
                 for other in ["text_model", "text_projection", "visual_projection", "logit_scale"] {
                     companion.weights.skip(other);
                 }

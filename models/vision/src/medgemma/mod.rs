@@ -118,7 +118,7 @@ pub static KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// Maps the tensor names of three versions of transformers to those of this family.
+/// Maps the tensor names of four versions of transformers to those of this family.
 ///
 /// ```
 /// use fauna_shared::weights::Name;
@@ -126,6 +126,8 @@ pub static KEYS: Keys = Keys {
 /// for name in ["language_model.model.norm.weight", "model.language_model.norm.weight"] {
 ///     assert_eq!(rename(name), Name::To("language_model.norm.weight".into()));
 /// }
+/// let norm = Name::To("vision_tower.vision_model.post_layernorm.bias".into());
+/// assert_eq!(rename("model.vision_tower.post_layernorm.bias"), norm);
 /// ```
 pub fn rename(name: &str) -> Name {
     if Name::is_buffer(name) {
@@ -140,6 +142,13 @@ pub fn rename(name: &str) -> Name {
     .into_iter()
     .find_map(|(from, to)| Some(format!("{to}{}", plain.strip_prefix(from)?)))
     .unwrap_or_else(|| plain.to_string());
+    // Newer versions of transformers have no module between the tower and its parts.
+    let renamed = match renamed.strip_prefix("vision_tower.") {
+        Some(part) if !part.starts_with("vision_model.") && !part.starts_with("head.") => {
+            format!("vision_tower.vision_model.{part}")
+        }
+        _ => renamed,
+    };
     if renamed == name { Name::Keep } else { Name::To(renamed) }
 }
 

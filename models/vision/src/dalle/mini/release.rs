@@ -198,7 +198,8 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     let assembled = match &parts {
         Some(Parts { encoder, decoder, .. }) => {
             let parts = [("encoder", encoder.as_path()), ("decoder", decoder.as_path())];
-            Some(pretrained.weights_of(|| checkpoint_of_parts(parts), |_| Name::Keep)?)
+            let weights = pretrained.weights_of(|| checkpoint_of_parts(parts), |_| Name::Keep)?;
+            Some(pretrained.adapted(weights, |_| Name::Keep)?)
         }
         None => None,
     };

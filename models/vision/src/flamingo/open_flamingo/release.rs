@@ -531,7 +531,8 @@ fn all_weights(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> 
         Some(renamed) => Name::To(renamed),
         None => Name::Ignore,
     };
-    pretrained.weights_of(|| Ok(files), rename)
+    let weights = pretrained.weights_of(|| Ok(files), rename)?;
+    pretrained.adapted(weights, self::rename)
 }
 
 /// The tensors of a release.
