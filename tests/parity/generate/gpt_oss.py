@@ -377,9 +377,6 @@ CASES = {
         "GPT", routed(causal_batch, tie_word_embeddings=True, num_local_experts=3), causal_batch, reload=EAGER),
     "gpt_oss/adapter_attention": adapted(lora(["q_proj", "k_proj", "v_proj", "o_proj"])),
     "gpt_oss/adapter_dora_head": adapted(lora(["q_proj", "o_proj"], use_dora=True, modules_to_save=["lm_head"])),
-    "gpt_oss/adapter_experts": adapted(
-        lora(["v_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
-        note="LoRA on the experts' parameters"),
     "gpt_oss/adapter_mxfp4": adapted(
         lora(["q_proj", "v_proj", "o_proj"], use_rslora=True), packed=True,
         note="beside experts in blocks and scales, the rest in bfloat16"),
