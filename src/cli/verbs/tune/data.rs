@@ -43,16 +43,21 @@ fn renamed(argument: &str) -> std::result::Result<(String, String), String> {
     Ok((usual.to_string(), found.to_string()))
 }
 
-/// The data set and the head of the model that learns it.
+/// The key of the statistics of the data set's actions, among those of the model.
+const UNNORM_KEY: &str = "tuned";
+
+/// The data set, and the config of the model that learns it.
 pub struct Data {
     pub dataset: Dataset,
+    /// Statistics of the actions of robots, by [`UNNORM_KEY`].
+    pub statistics: Option<Value>,
     /// The names of the classes, in the order of the model's head.
     pub classes: Vec<String>,
     /// A regular expression of the tensors of the head.
     pub head: String,
     /// Whether the head is a new one, for the classes of the data set.
     pub has_new_head: bool,
-    /// The keys of the config that describe a new head.
+    /// The keys of the config that the data set changes: those of a new head, and the statistics of actions.
     keys: Map<String, Value>,
 }
 
@@ -78,11 +83,17 @@ impl Data {
         let head = r"^(.*\.)?(classifier|score|lm_head|embed_out|qa_outputs|cls)\.".to_string();
         let mut data = Self {
             classes: dataset.classes().to_vec(),
+            statistics: dataset.action_statistics(UNNORM_KEY),
             dataset,
             head,
             has_new_head: false,
             keys: Map::new(),
         };
+        if let Some(Value::Object(own)) = &data.statistics {
+            let known = pretrained.config["norm_stats"].as_object().cloned().unwrap_or_default();
+            let all: Map<String, Value> = known.into_iter().chain(own.clone()).collect();
+            data.keys.insert("norm_stats".to_string(), Value::Object(all));
+        }
         let Some((class, target)) = classifier.zip(target) else { return Ok(data) };
         let known = labels_of(&pretrained.config);
         let is_classifier = pretrained.architecture("").ends_with("ForSequenceClassification");
@@ -114,8 +125,8 @@ impl Data {
         Ok(data)
     }
 
-    /// `options` with the config of the new head, if there is one.
-    pub fn with_head(&self, mut options: LoadOptions) -> Result<LoadOptions> {
+    /// `options` with the keys of the config that the data set changes.
+    pub fn with_config(&self, mut options: LoadOptions) -> Result<LoadOptions> {
         options.config.extend(self.keys.clone());
         Ok(options)
     }

@@ -156,7 +156,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let data = Data::open(&args.data, &args.seed, &source, &options).context("cannot read the data")?;
     context.say(data.dataset.description());
     data.dataset.notes().iter().for_each(|note| context.say(note));
-    let options = data.with_head(options)?;
+    let options = data.with_config(options)?;
     let learner = Learner::open(&fauna::zoo(), &source, &options, args.trained(&data)?)
         .context("cannot open the model for training")?;
     context.say(&format!(
@@ -168,7 +168,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let description = RunDescription::new(&source, args.trained.description(), data.dataset.description());
     let mut collation = Collation::default();
     collation.classes = data.classes.clone();
-    collation.statistics = data.dataset.action_statistics("tuned");
+    collation.statistics = data.statistics.clone();
     let trainer = Trainer::new(learner, data.dataset.train(), config.clone(), collation)?;
     let validation = data.dataset.validation().map(|split| split as &dyn Examples);
     let mut run = match args.resume {

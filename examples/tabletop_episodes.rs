@@ -1,0 +1,65 @@
+//! Records a scripted expert in the simulated table-top as training data, or evaluates a policy in scenes of their own.
+//!
+//!     cargo run --release --example tabletop_episodes -- record episodes 200
+//!     fauna tune openvla/openvla-7b --data episodes --lora 32 --out tuned
+//!     cargo run --release --example tabletop_episodes -- evaluate tuned/best 20
+//!
+//! A policy that only saw the expert's own way does not know what to do beside it. So the gripper does not move exactly
+//! as the expert says, who corrects this in the next step; what is recorded is the action of the expert (Laskey et al.
+//! 2017, arXiv 1703.09327).
+
+use fauna::datasets::{EpisodeFrame, RobotEpisode, WriteOptions, write_episodes};
+use fauna::generate::Rng;
+use fauna::model::{Observation, Policy, Task};
+use fauna::tabletop::{Expert, Scene, SceneConfig, evaluate};
+use fauna::{Error, Result};
+
+/// The scenes for evaluation are those of the seeds before.
+const FIRST_TRAINING_SEED: u64 = 10_000;
+/// Standard deviation of what is added to the expert's movements, as a share of them.
+const NOISE: f64 = 0.3;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let config = SceneConfig { blocks: 1, image_size: 112, ..SceneConfig::default() };
+    match arguments[..] {
+        ["record", folder, episodes] => {
+            let seeds = FIRST_TRAINING_SEED..FIRST_TRAINING_SEED + episodes.parse::<u64>()?;
+            let episodes = seeds.map(|seed| record(seed, &config)).collect::<Result<Vec<_>>>()?;
+            let steps = write_episodes(folder, &episodes, &WriteOptions::new("gripper", 5, &["front"]))?;
+            println!("{} episodes, {steps} steps", episodes.len());
+        }
+        ["evaluate", model, episodes] => {
+            let model = fauna::open(model)?;
+            let seeds = 0..episodes.parse::<u64>()?.min(FIRST_TRAINING_SEED);
+            let score = evaluate(model.policy()?, seeds, &config)?;
+            println!("{} of {} scenes, {} steps", score.successes, score.episodes, score.steps);
+        }
+        _ => anyhow::bail!("expected: record FOLDER EPISODES, or evaluate MODEL EPISODES"),
+    }
+    Ok(())
+}
+
+/// The observations and the actions of the expert in the scene of `seed`, whose gripper moves inexactly.
+fn record(seed: u64, config: &SceneConfig) -> Result<RobotEpisode> {
+    let mut scene = Scene::new(seed, config)?;
+    let instruction = scene.instruction();
+    let mut expert = Expert.start(&Task { instruction: instruction.clone(), unnorm_key: None })?;
+    let mut random = Rng::new(seed, 1);
+    let mut frames = Vec::new();
+    while !scene.is_done() {
+        if frames.len() == config.max_steps {
+            return Err(Error::input(format!("the expert does not solve the scene of seed {seed}")));
+        }
+        let (image, state) = (scene.frame(), scene.state());
+        let action = expert.act(&Observation { frame: &image, state: &state })?;
+        let moved = action.iter().enumerate().map(|(axis, number)| match axis {
+            0..6 => number * (1.0 + NOISE * random.normal()),
+            _ => *number,
+        });
+        scene.step(&moved.collect::<Vec<_>>())?;
+        frames.push(EpisodeFrame { images: vec![image], state, action });
+    }
+    Ok(RobotEpisode { instruction, frames })
+}
