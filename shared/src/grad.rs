@@ -160,23 +160,6 @@ impl Gradient {
     }
 }
 
-/// Computes the gradients of `loss` and adds them to those of the backward pass that runs on this thread, for an
-/// operation whose backward pass computes a part of the forward pass again. Returns those of other tensors.
-///
-/// # Errors
-/// [`Compute`](ErrorKind::Compute) if no [`Gradients::backward`] is running, or an operation has no backward pass.
-pub(crate) fn backward_within(loss: &Tensor) -> Result<candle_core::backprop::GradStore> {
-    let store = loss.backward()?;
-    OPEN.with_borrow_mut(|open| match open {
-        Some(gradients) => gradients.add(&store),
-        None => Err(Error::new(
-            ErrorKind::Compute,
-            "activations that are computed again require the backward pass Gradients::backward",
-        )),
-    })?;
-    Ok(store)
-}
-
 /// Lets `write(gradient, accumulate)` write the gradient of `variable`, float32 on the CPU, into the memory of the
 /// [`Gradients`] of this thread's backward pass: over it, or added to it if `accumulate`. Returns false, and calls
 /// nothing, if `variable` is none of its variables: candle then adds the gradient.
@@ -239,6 +222,5 @@ mod tests {
     fn a_gradient_is_delivered_to_the_running_pass_only() {
         let x = Var::new(&[1f32, 2.0], &Device::Cpu).unwrap();
         assert!(!deliver(&x, |_, _| unreachable!("no backward pass is running")));
-        assert!(backward_within(&x.sum_all().unwrap()).is_err());
     }
 }

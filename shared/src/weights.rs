@@ -484,11 +484,7 @@ impl Weights {
         let path = self.path(name);
         let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
         if let Some(variable) = self.variable(&path, shape)? {
-            return Ok(Matrix::variable(
-                variable.reshape((outputs, inputs))?,
-                Layout::OutIn,
-                self.compute(),
-            )?);
+            return Matrix::variable(variable.reshape((outputs, inputs))?, Layout::OutIn, self.compute());
         }
         let Some(stored) = self.stored(&path, shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
         let stored = StoredTensor { shape: vec![outputs, inputs], ..stored };
@@ -662,7 +658,7 @@ impl Weights {
         let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
         self.ledger().matrices.insert(path.clone(), matrix);
         if let Some(variable) = self.variable(&path, &shape)? {
-            return Ok(Matrix::variable(variable, layout, self.compute())?);
+            return Matrix::variable(variable, layout, self.compute());
         }
         let found = self.look_up(&path, &shape)?;
         if matches!(found, Found::Nothing) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::DType;
 use fauna_shared::item::Image;
 use fauna_shared::model::{Collation, Pipeline, TrainingBatch};
-use fauna_shared::train::{Example, Learner, Step};
+use fauna_shared::train::{Example, Learner, Step, Trained};
 use fauna_shared::weights::Select;
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, Result};
@@ -88,7 +88,8 @@ fn the_tokens_of_the_action_and_the_end_are_learned() {
     assert_eq!(rows(&batch, "attention_mask")[0].iter().sum::<i64>() as usize, wanted.len());
     assert_eq!(batch.inputs["pixel_values"].dims(), [2, 6, 28, 28]);
     let source = folder.path().to_str().unwrap();
-    let mut learner = Learner::open(&zoo(), source, &options(Value::Null), Select::All).unwrap();
+    let mut learner =
+        Learner::open(&zoo(), source, &options(Value::Null), Trained::weights(Select::All)).unwrap();
     let loss = learner.loss(&batch.inputs, &Value::Null).unwrap();
     assert_eq!(loss.terms, 16.0);
     let value: f32 = loss.value.to_scalar().unwrap();

@@ -416,7 +416,7 @@ fn smollm2_learns_the_turns_of_the_assistant_with_their_end() {
     }
     let mut model = zoo().open(name, &LoadOptions::default()).unwrap();
     let chat = Example::Chat { turns: conversation(), tools: vec![] };
-    let batch = collated(model.as_mut(), &[chat.clone()], &masked());
+    let batch = collated(model.as_mut(), std::slice::from_ref(&chat), &masked());
     let (turns, rest) = learned(model.as_ref(), &batch.inputs);
     assert_eq!(turns, ["A ball of gas.<|im_end|>\n", "A bright nucleus.<|im_end|>\n"]);
     let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is a star?<|im_end|>\n\

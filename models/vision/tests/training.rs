@@ -8,7 +8,7 @@ use fauna_shared::item::{Image, Item, Prompt, Role, Tensors, Turn};
 use fauna_shared::model::{Collation, Pipeline, TrainingBatch};
 use fauna_shared::parity::ModelFolder;
 use fauna_shared::text::Tokenizer;
-use fauna_shared::train::{Example, Learner, Target};
+use fauna_shared::train::{Example, Learner, Target, Trained};
 use fauna_shared::weights::Select;
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -47,8 +47,13 @@ fn refusal(result: Result<impl Sized>) -> Error {
 
 /// The loss of a batch, and how many of the trained tensors have a gradient that is not zero.
 fn learned(folder: &Path, inputs: &Tensors) -> (f32, usize) {
-    let mut learner =
-        Learner::open(&zoo(), folder.to_str().unwrap(), &LoadOptions::default(), Select::All).unwrap();
+    let mut learner = Learner::open(
+        &zoo(),
+        folder.to_str().unwrap(),
+        &LoadOptions::default(),
+        Trained::weights(Select::All),
+    )
+    .unwrap();
     let loss = learner.loss(inputs, &json!({})).unwrap();
     let mut gradients: Gradients = learner.gradients();
     gradients.backward(&loss.value).unwrap();

@@ -65,7 +65,7 @@ impl Weights {
         let quantize = self.runtime().quantize().and_then(|kind| MatrixUse::Experts.format(kind, inputs));
         self.ledger().matrices.insert(path.clone(), MatrixUse::Experts);
         if let Some(variable) = self.variable(&path, &shape)? {
-            let expert = |i| Ok(Matrix::variable(variable.get(i)?, layout, self.compute())?);
+            let expert = |i| Matrix::variable(variable.get(i)?, layout, self.compute());
             return (0..count).map(expert).collect();
         }
         let Some(stored) = self.stored(&path, &shape)? else {

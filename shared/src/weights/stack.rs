@@ -55,7 +55,7 @@ impl Weights {
         }
         let outputs = pieces.iter().map(|piece| piece.rows.len()).sum();
         if let Some(variable) = self.stacked_variables(matrix, pieces, inputs)? {
-            return Ok(Matrix::variable(variable, Layout::OutIn, self.compute())?);
+            return Matrix::variable(variable, Layout::OutIn, self.compute());
         }
         let mut parts = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -191,7 +191,7 @@ impl Weights {
             let part = |width: &usize| {
                 let part = variable.narrow(1, start, *width)?.contiguous()?;
                 start += width;
-                Ok(Matrix::variable(part, Layout::OutIn, self.compute())?)
+                Matrix::variable(part, Layout::OutIn, self.compute())
             };
             return widths.iter().map(part).collect();
         }
