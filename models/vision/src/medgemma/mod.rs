@@ -126,7 +126,7 @@ pub static KEYS: Keys = Keys {
 /// for name in ["language_model.model.norm.weight", "model.language_model.norm.weight"] {
 ///     assert_eq!(rename(name), Name::To("language_model.norm.weight".into()));
 /// }
-/// let norm = Name::To("vision_tower.vision_model.post_layernorm.bias".into());
+/// let norm = Name::To("vision_tower.post_layernorm.bias".into());
 /// assert_eq!(rename("model.vision_tower.post_layernorm.bias"), norm);
 /// ```
 pub fn rename(name: &str) -> Name {
@@ -143,11 +143,9 @@ pub fn rename(name: &str) -> Name {
     .find_map(|(from, to)| Some(format!("{to}{}", plain.strip_prefix(from)?)))
     .unwrap_or_else(|| plain.to_string());
     // Newer versions of transformers have no module between the tower and its parts.
-    let renamed = match renamed.strip_prefix("vision_tower.") {
-        Some(part) if !part.starts_with("vision_model.") && !part.starts_with("head.") => {
-            format!("vision_tower.vision_model.{part}")
-        }
-        _ => renamed,
+    let renamed = match renamed.strip_prefix("vision_tower.vision_model.") {
+        Some(part) => format!("vision_tower.{part}"),
+        None => renamed,
     };
     if renamed == name { Name::Keep } else { Name::To(renamed) }
 }
