@@ -120,7 +120,7 @@ impl Gradients {
             squares += match gradient {
                 Gradient::Host { values, filled: true, .. } => optimizer::sum_of_squares(values),
                 Gradient::Device(Some(tensor)) => {
-                    f64::from(tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?)
+                    f64::from(transfer::scalar::<f32>(&tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?)?)
                 }
                 _ => 0.0,
             };

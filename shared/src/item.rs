@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use serde::Serialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, transfer};
 
 /// Named tensors, with the argument and output names of the reference implementation.
 pub type Tensors = std::collections::BTreeMap<String, Tensor>;
@@ -337,7 +337,7 @@ impl Embeddings {
     /// # Errors
     /// [`Compute`](crate::ErrorKind::Compute) if [`rows`](Self::rows) is not a float32 tensor of two axes.
     pub fn to_vecs(&self) -> Result<Vec<Vec<f32>>> {
-        Ok(self.rows.to_vec2()?)
+        transfer::rows(&self.rows)
     }
 
     /// Returns the cosine similarity of each embedding to each of `other`, `(items, other_items)`, from -1 to 1.

@@ -3,6 +3,8 @@
 //! It finds and downloads files, loads checkpoints and tokenizers, and has layers over dense and quantized weights,
 //! attention, generation, and parity tests against reference implementations.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients"))]
+
 pub mod adapter;
 pub mod attention;
 #[cfg(feature = "audio")]

@@ -19,7 +19,7 @@ use crate::kernels::matmul::{Compute, Elem, Layout};
 use crate::nn::{Matrix, blocks, host};
 use crate::progress::{Reporter, Task, Unit};
 use crate::runtime::{Precision, Runtime, kernels_serve};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, transfer};
 
 mod adapters;
 mod experts;
@@ -954,7 +954,7 @@ pub(crate) fn quantized(
     let mut values = widen(stored)?;
     stored.bytes.release();
     if layout == Layout::InOut {
-        values = Tensor::from_vec(values, (inputs, outputs), &Device::Cpu)?.t()?.flatten_all()?.to_vec1()?;
+        values = transfer::to_host(&Tensor::from_vec(values, (inputs, outputs), &Device::Cpu)?.t()?)?;
     }
     blocks::quantize(kind, &values)
 }

@@ -20,9 +20,9 @@ mod interrupt;
 )]
 mod options;
 mod output;
-#[cfg(any(feature = "science", feature = "forecasting"))]
+#[cfg(any(feature = "science", feature = "forecasting", feature = "datasets"))]
 #[cfg_attr(
-    not(all(feature = "science", feature = "forecasting")),
+    not(all(feature = "science", feature = "forecasting", feature = "datasets")),
     allow(dead_code, reason = "shared by commands of modalities that a build may lack")
 )]
 mod plot;

@@ -232,7 +232,7 @@ impl AdapterConfig {
     }
 
     /// Checks ranges, and combinations that peft refuses.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let bad = |message: String| Err(Error::new(ErrorKind::Format, message));
         if let Some((key, _)) = self.ranks().find(|(_, rank)| *rank == 0) {
             return bad(format!("{key}: 0, expected a rank of at least 1"));

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::config::Selection;
 use crate::checkpoint::{Bytes, StorageType, StoredTensor};
 use crate::weights::widen;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, transfer};
 
 /// The kind of module that an update belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +243,7 @@ fn fits(update: &LoraTensors, found: &[usize], fan_in_fan_out: bool) -> Result<(
 /// Checks that all values are finite, on any device.
 fn finite(values: &Tensor, module: &str) -> Result<()> {
     // Zero times a value that is not finite is not a number.
-    let probe = (values * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+    let probe: f32 = transfer::scalar(&(values.detach() * 0.0)?.sum_all()?)?;
     if probe == 0.0 {
         return Ok(());
     }
@@ -326,7 +326,7 @@ fn expected(kind: Kind) -> &'static str {
 /// # Errors
 /// If it cannot be copied from its device.
 pub fn stored(tensor: &Tensor) -> Result<StoredTensor> {
-    let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let values: Vec<f32> = transfer::to_host(&tensor.to_dtype(DType::F32)?)?;
     let bytes = Bytes::filled(4 * values.len(), |out| {
         for (raw, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(&values) {
             *raw = value.to_le_bytes();

@@ -107,6 +107,7 @@ impl LayerCache {
             let (batch, heads, _, width) = room.dims4()?;
             let new = Tensor::zeros((batch, heads, positions, width), room.dtype(), room.device())?;
             if self.length > 0 {
+                #[expect(clippy::disallowed_methods, reason = "a cache of tensors without gradients")]
                 new.slice_set(&room.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
             }
             Ok(new)
@@ -147,6 +148,7 @@ impl LayerCache {
                 self.room.insert((room(k.dtype(), k.device())?, room(v.dtype(), v.device())?))
             }
         };
+        #[expect(clippy::disallowed_methods, reason = "tensors with gradients are appended otherwise")]
         for (room, new) in [(keys, k), (values, v)] {
             let new = new.transpose(1, 2)?;
             if host::serves(&new) && matches!(room.dtype(), DType::F32 | DType::F16) {

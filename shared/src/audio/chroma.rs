@@ -11,7 +11,7 @@ use super::sinc::Sinc;
 use super::spectrum::{FilterBank, MAX_WINDOW, Measure, Spectrum, SpectrumConfig};
 use super::{check_rate, mono};
 use crate::item::Sound;
-use crate::{Error, Result};
+use crate::{Error, Result, transfer};
 
 /// `preprocessor_config.json` of MusicGen Melody; the defaults are those of the official releases.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -178,7 +178,7 @@ impl Chroma {
             4 => self.stems(&audio)?.mean(1)?,
             rank => return Err(Error::input(format!("audio of {rank} axes, expected 1 to 4"))),
         };
-        let rows = mono.to_vec2::<f32>()?;
+        let rows = transfer::rows::<f32>(&mono)?;
         if rows.is_empty() {
             return Err(Error::input("the audio batch is empty"));
         }

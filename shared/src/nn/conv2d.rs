@@ -12,7 +12,7 @@ use crate::kernels::matmul::Finish;
 use crate::kernels::memory;
 use crate::runtime::kernels_serve;
 use crate::weights::Weights;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, transfer};
 
 /// Hyperparameters of a two-dimensional convolution.
 ///
@@ -149,7 +149,7 @@ impl Conv2d {
         if self.options.kernel != 1 {
             return Err(Error::new(ErrorKind::Compute, "one-hot inputs require a kernel of 1 x 1"));
         }
-        let flat: Vec<u32> = channels.flatten_all()?.to_device(&Device::Cpu)?.to_vec1()?;
+        let flat: Vec<u32> = transfer::to_host(channels)?;
         if let Some(channel) = flat.iter().find(|channel| **channel as usize >= self.inputs) {
             return Err(Error::input(format!("code {channel} is out of range for {} codes", self.inputs)));
         }

@@ -137,7 +137,7 @@ impl CustomOp1 for CrossEntropy {
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let (_, classes) = logits.dims2()?;
-        let scale = grad.to_scalar::<f32>()?;
+        let scale: f32 = transfer::scalar(&grad.detach()).map_err(out)?;
         let mut back = memory::zeros(logits.elem_count());
         let log_sums = self.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
         let loss = kernel::CrossEntropy::new(classes);

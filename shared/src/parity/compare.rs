@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
-use crate::Result;
+use crate::{Result, transfer};
 
 /// Tolerance: a float `y` agrees with the expected `e` if `|y - e| <= atol + rtol * |e|`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -179,11 +179,11 @@ impl Number for i64 {
 }
 
 fn integers_of(tensor: &Tensor) -> Result<Vec<i64>> {
-    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
+    transfer::to_host(&tensor.to_device(&Device::Cpu)?.to_dtype(DType::I64)?)
 }
 
 fn floats_of(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    transfer::to_host(&tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
 /// Returns the indices of element `index` of a tensor of `shape`.

@@ -136,18 +136,31 @@ impl TrainingConfig {
         if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(Error::input(format!("{name} is 0, expected 1 or more")));
         }
-        let [first, second] = self.betas;
-        let numbers = [
-            ("learning_rate", self.learning_rate, 0.0, f64::MAX),
-            ("clip", self.clip.unwrap_or(1.0), f64::MIN_POSITIVE, f64::MAX),
-            ("beta1", first, 0.0, 1.0 - f64::EPSILON),
-            ("beta2", second, 0.0, 1.0 - f64::EPSILON),
-            ("eps", self.eps, 0.0, f64::MAX),
-            ("weight_decay", self.weight_decay, 0.0, f64::MAX),
+        let optional = [
+            ("valid_batches", self.valid_batches),
+            ("max_length", self.max_length),
+            ("horizon", self.horizon),
         ];
-        match numbers.into_iter().find(|(_, value, least, most)| !(*least..=*most).contains(value)) {
+        if let Some((name, _)) = optional.into_iter().find(|(_, value)| *value == Some(0)) {
+            return Err(Error::input(format!("{name} is 0, expected 1 or more")));
+        }
+        let [first, second] = self.betas;
+        let above_zero = (f64::MIN_POSITIVE, f64::MAX, "a finite number above 0");
+        let from_zero = (0.0, f64::MAX, "a finite number of at least 0");
+        let decay = (0.0, 1.0 - f64::EPSILON, "a number of at least 0, below 1");
+        let numbers = [
+            ("learning_rate", self.learning_rate, above_zero),
+            ("clip", self.clip.unwrap_or(1.0), above_zero),
+            ("beta1", first, decay),
+            ("beta2", second, decay),
+            ("eps", self.eps, from_zero),
+            ("weight_decay", self.weight_decay, from_zero),
+        ];
+        match numbers.into_iter().find(|(_, value, (least, most, _))| !(*least..=*most).contains(value)) {
             None => Ok(()),
-            Some((name, value, ..)) => Err(Error::input(format!("{name} is {value}, which is out of range"))),
+            Some((name, value, (.., wanted))) => {
+                Err(Error::input(format!("{name} is {value}, expected {wanted}")))
+            }
         }
     }
 

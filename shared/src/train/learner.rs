@@ -8,15 +8,16 @@ use candle_core::Var;
 use serde_json::Value;
 
 use super::Example;
-use super::save::{write_adapter, write_checkpoint};
-use crate::adapter::AdapterConfig;
+use super::save::{factor_of, savable, write_adapter, write_checkpoint};
+use crate::adapter::{AdapterConfig, TargetModules};
+use crate::error::first_five;
 use crate::grad::Gradients;
 use crate::item::Tensors;
 use crate::kernels::memory::Keep;
 use crate::model::{Collation, Loss, Pipeline, Pretrained, TrainingBatch};
 use crate::weights::{Fresh, Lora, Select, Variables};
 use crate::zoo::{LoadOptions, Zoo};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result, transfer};
 
 /// What of a model is trained.
 #[derive(Debug, Clone, Default)]
@@ -74,8 +75,8 @@ impl Learner {
     ///
     /// # Errors
     /// As [`Zoo::open`]; [`Unsupported`](crate::ErrorKind::Unsupported) if the model cannot be trained;
-    /// [`Input`](crate::ErrorKind::Input) if nothing of it is selected, or it has adapters and its weights are trained in
-    /// full.
+    /// [`Input`](crate::ErrorKind::Input) if it has adapters and its weights are trained in full, and with the selection
+    /// or the target of the adapter that none of its tensors or modules has.
     pub fn open(zoo: &Zoo, source: &str, options: &LoadOptions, trained: Trained) -> Result<Self> {
         let (family, pretrained) = zoo.pretrained(source, options)?;
         if trained.lora.is_none() && !pretrained.options.adapters.is_empty() {
@@ -104,10 +105,62 @@ impl Learner {
         let variables = Arc::new(variables);
         let mut learner = Self { pretrained, pipeline, variables, _memory: Keep::new() };
         learner.reload(true)?;
-        match learner.variables.names().is_empty() {
-            false => Ok(learner),
-            true => Err(Error::input("nothing of the model is selected for training")
-                .hint("the names of its tensors: `fauna info`")),
+        learner.check_selected(|| {
+            let of_config = || {
+                Ok((family.inventory)(&learner.pretrained)?
+                    .tensors
+                    .into_iter()
+                    .map(|(name, _)| name)
+                    .collect())
+            };
+            match &learner.pretrained.checkpoint {
+                Some(checkpoint) => Ok(checkpoint.names().map(str::to_string).collect()),
+                None => of_config(),
+            }
+        })?;
+        Ok(learner)
+    }
+
+    /// Checks that the selection and every target of the adapter has taken something. `tensors`: the names of the
+    /// model's tensors.
+    fn check_selected(&self, tensors: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
+        let names = self.variables.names();
+        let adapted: Vec<&str> = names.iter().filter_map(|name| Some(factor_of(name)?.0)).collect();
+        let has_weights = names.iter().any(|name| factor_of(name).is_none());
+        let nothing = match (self.variables.select(), self.variables.lora()) {
+            (Select::None, None) => Some("nothing of the model is selected for training".to_string()),
+            (Select::All, _) if !has_weights => Some("the model has no tensors to train".to_string()),
+            (Select::Matching(patterns), _) if !has_weights => {
+                let patterns: Vec<&str> = patterns.iter().map(regex::Regex::as_str).collect();
+                Some(format!("no tensor of the model has a name that matches {}", patterns.join(" or ")))
+            }
+            (_, Some(lora)) => match &lora.config.target_modules {
+                Some(TargetModules::Names(targets)) => {
+                    let is_missing = |target: &&String| {
+                        let ends = |path: &&str| {
+                            path.strip_suffix(target.as_str())
+                                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                        };
+                        !adapted.iter().any(|path| ends(path))
+                    };
+                    targets
+                        .iter()
+                        .find(is_missing)
+                        .map(|target| format!("no module of the model is called {target}"))
+                }
+                Some(TargetModules::Pattern(pattern)) if adapted.is_empty() => {
+                    Some(format!("no module of the model matches {pattern}"))
+                }
+                _ if adapted.is_empty() => Some("the model has no linear layers for an adapter".to_string()),
+                _ => None,
+            },
+            _ => None,
+        };
+        match nothing {
+            None => Ok(()),
+            Some(message) => Err(Error::input(message)
+                .hint(format!("the names of its tensors:\n{}", first_five(tensors()?)))
+                .hint("all of them: fauna info MODEL --tensors")),
         }
     }
 
@@ -158,15 +211,35 @@ impl Learner {
         Gradients::of(self.variables.all().values())
     }
 
+    /// Checks that what is trained can be [saved](Self::save).
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for whole checkpoints of GGUF files and of releases in layouts of
+    /// their own.
+    pub fn check_savable(&self) -> Result<()> {
+        match self.variables.lora() {
+            Some(_) => Ok(()),
+            None => savable(&self.pretrained),
+        }
+    }
+
     /// Writes what was trained to `folder`: an adapter in the layout of peft, or else the model as a whole checkpoint in
     /// the layout of its release, with config, tokenizer and processors. An existing folder is replaced when the new one
     /// is complete.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for whole checkpoints of GGUF files and of releases in layouts of
-    /// their own; [`Io`](crate::ErrorKind::Io) if writing fails.
+    /// As [`check_savable`](Self::check_savable); [`Compute`](crate::ErrorKind::Compute) with the name of a variable whose
+    /// values are not finite; [`Io`](crate::ErrorKind::Io) if writing fails.
     pub fn save(&self, folder: &Path) -> Result<()> {
+        self.check_savable()?;
         let variables: BTreeMap<String, Var> = self.variables.all();
+        for (name, variable) in &variables {
+            if !is_finite(variable)? {
+                let message =
+                    format!("{name} has values that are not finite after training, and is not saved");
+                return Err(Error::new(ErrorKind::Compute, message).hint("lower the learning rate"));
+            }
+        }
         match self.variables.lora() {
             Some(lora) => write_adapter(&self.pretrained, lora, &variables, folder),
             None => write_checkpoint(&self.pretrained, &variables, folder),
@@ -181,4 +254,10 @@ impl Learner {
         self.reload(false)?;
         Ok(&*self.pipeline)
     }
+}
+
+fn is_finite(variable: &Var) -> Result<bool> {
+    // Zero times a value that is not finite is not a number.
+    let probe = (variable.as_detached_tensor() * 0.0)?.sum_all()?;
+    Ok(transfer::scalar::<f32>(&probe)? == 0.0)
 }

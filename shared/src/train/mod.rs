@@ -11,6 +11,9 @@ mod save;
 mod state;
 mod trainer;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{Schedule, TrainingConfig};
 pub use data::{Examples, Order};
 pub use example::{Example, Step, Target};

@@ -105,6 +105,7 @@ impl AdamW {
 
 /// Lets `f` change the elements of `variable`, float32 on the CPU.
 fn change(variable: &Var, f: impl FnMut(&mut [f32]) -> std::result::Result<(), InvalidInput>) -> Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the step of the optimizer is outside the graph")]
     Ok(variable.inplace_op1(&Change(std::cell::RefCell::new(f)))?)
 }
 

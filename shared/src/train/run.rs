@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
     /// A new run that writes to `folder`.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if the folder holds another run.
+    /// [`Input`](ErrorKind::Input) if the folder holds another run; as [`Learner::check_savable`](super::Learner::check_savable).
     pub fn new(
         trainer: Trainer<'a>,
         validation: Option<&'a dyn Examples>,
@@ -72,13 +72,19 @@ impl<'a> Run<'a> {
         description: RunDescription,
     ) -> Result<Self> {
         let folder = folder.into();
-        if let Some(name) = [LAST, BEST].into_iter().find(|name| folder.join(name).exists()) {
+        let is_there = |name: &&str| match *name {
+            LAST | BEST => folder.join(name).exists(),
+            _ => super::state::is_complete(&folder.join(name)),
+        };
+        if let Some(name) = [LAST, BEST, NEXT, OLD].into_iter().find(is_there) {
             return Err(Error::input(format!("the folder has a run, in {name}")).at(&folder).set(
                 "go on with it, or choose another folder",
                 "Run::resume",
                 "true",
             ));
         }
+        trainer.learner().check_savable()?;
+        remove_partial(&folder);
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
         Ok(Self { trainer, validation, folder, description, best: None })
     }
@@ -100,6 +106,7 @@ impl<'a> Run<'a> {
             return Err(Error::new(ErrorKind::NotFound, "there is no run to go on with").at(&folder));
         };
         let best = trainer.resume(last, &description)?;
+        remove_partial(&folder);
         Ok(Self { trainer, validation, folder, description, best })
     }
 
@@ -116,8 +123,8 @@ impl<'a> Run<'a> {
     /// Trains to the last step and tells `each` what happens; where that breaks, the run is saved and ends.
     ///
     /// # Errors
-    /// As [`Trainer::step`] and [`Trainer::validate`], after which the weights of the last interval are on disk;
-    /// [`Io`](ErrorKind::Io) if writing fails, after which those before are.
+    /// As [`Trainer::step`] and [`Trainer::validate`]; [`Compute`](ErrorKind::Compute) if the validation loss is not
+    /// finite; [`Io`](ErrorKind::Io) if writing fails. The weights that were saved before stay on disk.
     pub fn run(&mut self, each: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<Outcome> {
         let config = self.trainer.config().clone();
         if self.trainer.steps() == 0 && self.validation.is_some() {
@@ -150,7 +157,14 @@ impl<'a> Run<'a> {
         let Some(examples) = self.validation else { return Ok(ControlFlow::Continue(())) };
         let loss = self.trainer.validate(examples)?;
         let step = self.trainer.steps();
-        let is_best = loss.is_finite() && self.best.is_none_or(|best| loss < best);
+        if !loss.is_finite() {
+            return Err(Error::new(
+                ErrorKind::Compute,
+                format!("the validation loss is {loss} after {step} steps; these weights are not saved"),
+            )
+            .hint("lower the learning rate, or look for extreme values in the validation data"));
+        }
+        let is_best = self.best.is_none_or(|best| loss < best);
         if is_best {
             self.best = Some(loss);
             if step > 0 {
@@ -170,13 +184,35 @@ impl<'a> Run<'a> {
             true => std::fs::remove_dir_all(path).map_err(|e| Error::io(path, "remove", e)),
             false => Ok(()),
         };
-        self.trainer.learner().save(&next)?;
-        self.trainer.save_state(&next, &self.description, self.best)?;
+        let written = self
+            .trainer
+            .learner()
+            .save(&next)
+            .and_then(|()| self.trainer.save_state(&next, &self.description, self.best));
+        if let Err(error) = written {
+            // Half of it is of no use. After a crash in between, it may be the only complete one.
+            if !super::state::is_complete(&next) {
+                let _ = std::fs::remove_dir_all(&next);
+            }
+            return Err(error);
+        }
         remove(&old)?;
         if last.exists() {
             rename(&last, &old)?;
         }
         rename(&next, &last)?;
         remove(&old)
+    }
+}
+
+/// Removes what runs that were killed while they wrote have left in `folder`; what cannot be removed is harmless.
+fn remove_partial(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_ours = [NEXT, BEST].iter().any(|ours| name.starts_with(&format!(".{ours}.")));
+        if is_ours && (name.ends_with(".partial") || name.ends_with(".old")) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }

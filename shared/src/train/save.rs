@@ -68,9 +68,7 @@ pub(super) fn write_adapter(
     let mut saved = BTreeMap::new();
     for (name, variable) in variables {
         let tensor = stored(&variable.as_detached_tensor())?;
-        let ends =
-            FACTORS.into_iter().find_map(|end| Some((name.strip_suffix(end)?.strip_suffix('.')?, end)));
-        match ends {
+        match factor_of(name) {
             Some((module, end)) => {
                 parts.entry(module.to_string()).or_default().insert(end, tensor);
             }
@@ -123,6 +121,22 @@ const FACTORS: [&str; 6] = [
     "lora_B.bias",
     "lora_magnitude_vector",
 ];
+
+/// The module and the end of the name of an adapter's variable.
+pub(super) fn factor_of(name: &str) -> Option<(&str, &'static str)> {
+    FACTORS.into_iter().find_map(|end| Some((name.strip_suffix(end)?.strip_suffix('.')?, end)))
+}
+
+/// Checks that a whole checkpoint can be written of `pretrained`.
+pub(super) fn savable(pretrained: &Pretrained) -> Result<()> {
+    if !pretrained.options.adapters.is_empty() {
+        return Err(Error::unsupported(
+            "a whole checkpoint is not written of a model with an adapter over it",
+        )
+        .hint("merge the adapter first, or train another one"));
+    }
+    file_name(pretrained).map(|_| ())
+}
 
 /// Writes the config with the keys that [`LoadOptions::config`](crate::zoo::LoadOptions::config) changed.
 fn write_config(pretrained: &Pretrained, folder: &Path) -> Result<()> {
@@ -225,6 +239,15 @@ impl<'a> Part<'a> {
 fn encode(variable: &Var, storage: StorageType) -> Result<Vec<u8>> {
     let host = variable.as_detached_tensor().to_device(&candle_core::Device::Cpu)?;
     let values: Vec<f32> = transfer::to_host(&host)?;
+    if storage == StorageType::F16
+        && let Some(value) = values.iter().find(|value| !f16::from_f32(**value).is_finite())
+    {
+        return Err(Error::new(
+            ErrorKind::Compute,
+            format!("the value {value} is out of the range of float16"),
+        )
+        .hint("train a checkpoint in bfloat16 or float32, or an adapter"));
+    }
     let each = |encode: &dyn Fn(f32) -> Vec<u8>| values.iter().flat_map(|value| encode(*value)).collect();
     Ok(match storage {
         StorageType::BF16 => each(&|x| bf16::from_f32(x).to_le_bytes().to_vec()),

@@ -7,7 +7,7 @@ use candle_core::DType;
 use super::{AdamW, Examples, Learner, Order, TrainingConfig};
 use crate::grad::Gradients;
 use crate::model::{Collation, Loss};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, transfer};
 
 /// What one step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,8 +104,9 @@ impl<'a> Trainer<'a> {
     /// Takes the next step. A step that fails changes no weight.
     ///
     /// # Errors
-    /// [`Compute`](ErrorKind::Compute) with the number of the step if the loss or the gradient is not finite; those of
-    /// the data and of the loss.
+    /// [`Compute`](ErrorKind::Compute) with the number of the step if the loss or the gradient is not finite;
+    /// [`Input`](ErrorKind::Input) if no example of the step has anything that is learned; those of the data and of the
+    /// loss.
     pub fn step(&mut self) -> Result<StepReport> {
         let step = self.steps();
         let learning_rate = self.config.rate(step);
@@ -114,15 +115,22 @@ impl<'a> Trainer<'a> {
         self.gradients.clear();
         for part in 0..self.config.accumulate {
             let (loss, cut) = self.batch_loss(step, part)?;
+            truncated += cut;
+            if loss.terms == 0.0 {
+                continue;
+            }
             let value = scalar(&loss.value)?;
             if !value.is_finite() {
                 return Err(not_finite("loss", value, step + 1));
             }
             self.gradients.backward(&(&loss.value * loss.terms)?)?;
-            (sum, terms, truncated) = (sum + value * loss.terms, terms + loss.terms, truncated + cut);
+            (sum, terms) = (sum + value * loss.terms, terms + loss.terms);
             for (name, part) in &loss.parts {
                 *parts.entry(name.clone()).or_insert(0.0) += scalar(part)? * loss.terms;
             }
+        }
+        if terms == 0.0 {
+            return Err(nothing_to_learn(&format!("the examples of step {}", step + 1)));
         }
         let grad_norm = self.gradients.norm()? / terms;
         if !grad_norm.is_finite() {
@@ -163,18 +171,27 @@ impl<'a> Trainer<'a> {
             let collation = Collation { seed: start as u64, ..self.collation.clone() };
             let batch = self.learner.collate(&batch, &collation)?;
             let loss = self.learner.evaluate(&batch.inputs, &self.config.loss)?;
+            if loss.terms == 0.0 {
+                continue;
+            }
             sum += scalar(&loss.value)? * loss.terms;
             terms += loss.terms;
         }
         match terms > 0.0 {
             true => Ok(sum / terms),
-            false => Err(Error::input("the validation data are empty")),
+            false => Err(nothing_to_learn("the validation data")),
         }
     }
 }
 
 fn scalar(x: &candle_core::Tensor) -> Result<f64> {
-    Ok(f64::from(x.detach().to_dtype(DType::F32)?.to_scalar::<f32>()?))
+    Ok(f64::from(transfer::scalar::<f32>(&x.detach().to_dtype(DType::F32)?)?))
+}
+
+fn nothing_to_learn(what: &str) -> Error {
+    Error::input(format!("{what} have nothing that is learned")).hint(
+        "a maximum length may cut off all answers after their prompts: raise it, or leave such examples out",
+    )
 }
 
 fn not_finite(what: &str, value: f64, step: u64) -> Error {

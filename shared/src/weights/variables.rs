@@ -112,8 +112,10 @@ impl Lora {
     /// head, which `all-linear` leaves out; `modules` gives the path in the reference of a module of the checkpoint.
     ///
     /// # Errors
-    /// Those of the patterns of `config`; [`Input`](ErrorKind::Input) if `head` is no regular expression.
+    /// Those of the patterns of `config`; [`Input`](ErrorKind::Input) if a number of `config` is out of range, or `head`
+    /// is no regular expression.
     pub fn new(config: AdapterConfig, head: &str, seed: u64, modules: Modules) -> Result<Self> {
+        config.check().map_err(|error| Error::input(error.message()))?;
         let selection = Selection::new(&config)?;
         let head = Regex::new(head).map_err(|e| Error::input(format!("head \"{head}\"")).caused_by(e))?;
         Ok(Self { config, selection, head, seed, modules })
@@ -160,6 +162,11 @@ impl Variables {
     /// The same with a LoRA adapter, whose factors are variables.
     pub fn with_lora(self, lora: Lora) -> Self {
         Self { lora: Some(lora), ..self }
+    }
+
+    /// The choice of the weights that are trained in full.
+    pub fn select(&self) -> &Select {
+        &self.select
     }
 
     /// The adapter that is trained.
@@ -404,4 +411,48 @@ impl Weights {
 fn frozen_blocks(name: &str) -> Error {
     Error::unsupported(format!("{name} is stored in quantized blocks, which cannot be trained"))
         .hint("train a LoRA adapter over it, or dequantize the weights when they are loaded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Runtime;
+
+    #[test]
+    fn a_selection_takes_names_in_which_one_expression_matches() {
+        assert!(Select::All.takes("a.weight") && !Select::None.takes("a.weight"));
+        let norms = Select::matching("norm").unwrap();
+        assert!(norms.takes("layers.0.norm.weight") && !norms.takes("layers.0.weight"));
+        let two = ["^a$", "^b$"].map(|pattern| Regex::new(pattern).unwrap());
+        let two = Select::Matching(two.to_vec());
+        assert!(two.takes("a") && two.takes("b") && !two.takes("ab"));
+        assert_eq!(Select::matching("(").unwrap_err().kind(), ErrorKind::Input);
+    }
+
+    #[test]
+    fn variables_are_read_once_and_are_tracked_only_if_asked() {
+        let weights = Weights::seeded(7, Runtime::cpu());
+        let variables = Arc::new(Variables::new(Select::matching("bias").unwrap()));
+        let load =
+            |tracked| weights.with_variables(&variables, tracked).variable("a.bias", &[3]).unwrap().unwrap();
+        let (first, second) = (load(true), load(true));
+        assert!(first.track_op() && first.id() == second.id() && !load(false).track_op());
+        let changed = (variables.get("a.bias").unwrap().as_detached_tensor() + 1.0).unwrap();
+        variables.get("a.bias").unwrap().set(&changed).unwrap();
+        assert_eq!(load(false).to_vec1::<f32>().unwrap(), changed.to_vec1::<f32>().unwrap());
+        let again = weights.with_variables(&variables, true);
+        assert!(again.variable("a.weight", &[3]).unwrap().is_none());
+        assert_eq!(again.variable("a.bias", &[4]).unwrap_err().kind(), ErrorKind::Mismatch);
+        assert_eq!((variables.names(), variables.parameters()), (vec!["a.bias".to_string()], 3));
+    }
+
+    #[test]
+    fn an_adapter_out_of_range_is_refused() {
+        let modules = || -> Modules { Arc::new(str::to_string) };
+        let lora = |config| Lora::new(config, "^head$", 0, modules()).err().map(|error| error.to_string());
+        assert_eq!(lora(AdapterConfig::default()), None);
+        assert!(lora(AdapterConfig { r: 0, ..AdapterConfig::default() }).unwrap().contains("r: 0"));
+        let alpha = AdapterConfig { lora_alpha: f64::NAN, ..AdapterConfig::default() };
+        assert!(lora(alpha).unwrap().contains("lora_alpha"));
+    }
 }

@@ -63,6 +63,25 @@ impl Default for Loading {
     }
 }
 
+impl Loading {
+    /// The options that change what is computed, if any, as they are given: ` --adapter style`.
+    pub fn description(&self) -> String {
+        let mut given: Vec<String> =
+            self.adapters.iter().map(|adapter| format!(" --adapter {adapter}")).collect();
+        if self.dtype != Precision::F32 {
+            given.push(format!(" --dtype {}", self.dtype));
+        }
+        given.extend(self.quantize.iter().map(|format| format!(" --quantize {format}")));
+        if self.dequantize {
+            given.push(" --dequantize".to_string());
+        }
+        let rest = [("--family", &self.family), ("--weights", &self.finding.weights)];
+        given.extend(rest.iter().filter_map(|(name, value)| Some(format!(" {name} {}", value.as_ref()?))));
+        given.extend(self.settings.iter().map(|(key, value)| format!(" --set {key}={value}")));
+        given.concat()
+    }
+}
+
 /// Which files of a model are used.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Finding {

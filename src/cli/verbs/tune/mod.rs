@@ -66,14 +66,8 @@ struct TrainedArgs {
     /// Scale of the adapter: its update is multiplied by ALPHA / RANK (default: twice the rank).
     #[arg(help_heading = "What is trained", long, value_name = "ALPHA", conflicts_with = "full")]
     alpha: Option<f64>,
-    /// Modules with an adapter, as in peft: names, a regular expression, or all-linear.
-    #[arg(
-        help_heading = "What is trained",
-        long,
-        value_name = "NAMES",
-        default_value = "all-linear",
-        value_delimiter = ','
-    )]
+    /// Modules with an adapter, as in peft: names, a regular expression, or all-linear (the default).
+    #[arg(help_heading = "What is trained", long, value_name = "NAMES", value_delimiter = ',')]
     targets: Vec<String>,
     /// Multiply the update by ALPHA / sqrt(RANK) (rsLoRA).
     #[arg(help_heading = "What is trained", long)]
@@ -147,6 +141,9 @@ fn loss_option(argument: &str) -> std::result::Result<(String, Value), String> {
 /// Trains, and prints the folder with the weights.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let _stoppable = context.interrupt.hold();
+    args.check()?;
+    let config = args.config();
+    config.check()?;
     if !context.loading.adapters.is_empty() && args.trained.full {
         return Err(Error::input("--full with --adapter: the adapter would not be part of the checkpoint")
             .hint("merge it first: fauna merge")
@@ -161,11 +158,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         .context("cannot open the model for training")?;
     context.say(&format!(
         "{} of {source} are trained: {} parameters",
-        args.trained.description(),
+        args.description(),
         learner.variables().parameters()
     ));
-    let config = args.config();
-    let description = RunDescription::new(&source, args.trained.description(), data.dataset.description());
+    let model = format!("{source}{}", context.loading.description());
+    let description = RunDescription::new(model, args.description(), data.dataset.description());
     let mut collation = Collation::default();
     collation.classes = data.classes.clone();
     collation.statistics = data.statistics.clone();
@@ -195,6 +192,12 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         false => output.line(folder.display().to_string())?,
     }
     output.finish()?;
+    if let [first, ..] = context.loading.adapters.as_slice() {
+        let more = if context.loading.adapters.len() > 1 { ", …" } else { "" };
+        context.say(&format!(
+            "what was trained is an adapter over others: open it with --adapter {first}{more} too"
+        ));
+    }
     match outcome.stopped {
         true => {
             let message = format!("stopped after {} steps; go on with --resume", outcome.steps);
@@ -250,11 +253,58 @@ impl Args {
         config
     }
 
+    /// Whether all weights are trained.
+    fn everything(&self) -> bool {
+        let args = &self.trained;
+        args.full || self.from_config.is_some() && !args.head && args.only.is_none()
+    }
+
+    /// Whether an adapter is trained.
+    fn has_adapter(&self) -> bool {
+        let args = &self.trained;
+        args.lora.is_some() || !self.everything() && !args.head && args.only.is_none()
+    }
+
+    /// Refuses options of an adapter where none is trained, and an adapter over initial weights.
+    fn check(&self) -> Result<()> {
+        let args = &self.trained;
+        if self.from_config.is_some() && args.lora.is_some() {
+            return Err(Error::input(
+                "--lora with --from-config: the weights below the adapter would not be saved",
+            )
+            .hint("leave --lora out to train all weights"));
+        }
+        let given = [
+            ("--alpha", args.alpha.is_some()),
+            ("--targets", !args.targets.is_empty()),
+            ("--rslora", args.rslora),
+            ("--dora", args.dora),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given && !self.has_adapter()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Error::input(format!("{name} is an option of adapters, and none is trained"))
+                    .hint("add --lora RANK, or leave it out"))
+            }
+        }
+    }
+
+    /// What is trained, in words.
+    fn description(&self) -> String {
+        let args = &self.trained;
+        let weights = match (self.everything(), args.head, &args.only) {
+            (true, ..) => return "all weights".to_string(),
+            (_, true, _) => Some("the output head".to_string()),
+            (_, _, Some(pattern)) => Some(format!("the weights {pattern}")),
+            _ => None,
+        };
+        let parts = [self.has_adapter().then(|| args.adapter_description()), weights];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" and ")
+    }
+
     fn trained(&self, data: &Data) -> Result<Trained> {
         let args = &self.trained;
-        let everything =
-            args.full || self.from_config.is_some() && args.lora.is_none() && args.only.is_none();
-        let select = match (everything, args.head, &args.only) {
+        let select = match (self.everything(), args.head, &args.only) {
             (true, ..) => Select::All,
             (_, true, _) => Select::matching(&data.head)?,
             (_, _, Some(pattern)) => Select::matching(pattern)?,
@@ -262,10 +312,9 @@ impl Args {
             _ if data.has_new_head => Select::matching(&data.head)?,
             _ => Select::None,
         };
-        let alone = args.lora.is_none() && (args.head || args.only.is_some());
-        let trained = match everything || alone {
-            true => Trained::weights(select),
-            false => Trained::lora(args.adapter()).with_weights(select),
+        let trained = match self.has_adapter() {
+            true => Trained::lora(args.adapter()).with_weights(select),
+            false => Trained::weights(select),
         };
         Ok(match data.has_new_head {
             true => trained.with_fresh(self.seed.seed),
@@ -278,6 +327,7 @@ impl TrainedArgs {
     fn adapter(&self) -> AdapterConfig {
         let r = self.lora.unwrap_or(8);
         let targets = match self.targets.as_slice() {
+            [] => TargetModules::AllLinear,
             [all] if all == "all-linear" => TargetModules::AllLinear,
             [one] if one.contains(['*', '(', '[', '\\', '^', '$']) => TargetModules::Pattern(one.clone()),
             names => TargetModules::Names(names.to_vec()),
@@ -292,27 +342,16 @@ impl TrainedArgs {
         }
     }
 
-    /// What is trained, in words.
-    fn description(&self) -> String {
-        let weights = match (self.full, self.head, &self.only) {
-            (true, ..) => return "all weights".to_string(),
-            (_, true, _) => Some("the output head".to_string()),
-            (_, _, Some(pattern)) => Some(format!("the weights {pattern}")),
-            _ => None,
-        };
+    /// The adapter in words.
+    fn adapter_description(&self) -> String {
         let adapter = self.adapter();
-        let adapter = format!(
-            "a LoRA adapter of rank {}, alpha {}{}{} over {}",
+        let targets = if self.targets.is_empty() { "all-linear".to_string() } else { self.targets.join(",") };
+        format!(
+            "a LoRA adapter of rank {}, alpha {}{}{} over {targets}",
             adapter.r,
             adapter.lora_alpha,
             if self.rslora { ", rsLoRA" } else { "" },
             if self.dora { ", DoRA" } else { "" },
-            self.targets.join(",")
-        );
-        match (weights, self.lora) {
-            (Some(weights), None) => weights,
-            (Some(weights), Some(_)) => format!("{adapter} and {weights}"),
-            (None, _) => adapter,
-        }
+        )
     }
 }
