@@ -240,6 +240,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     if let Some(part) = of_vqgan {
         add_part(&mut inventory, "detoker", part);
     }
+    pretrained.check_adapters()?;
     Ok(Loaded { network, vqgan, inventory, min_dalle, files: assembled })
 }
 
