@@ -362,7 +362,9 @@ impl Weights {
         let (length, direction) = (length.to_dtype(DType::F32)?, direction.to_dtype(DType::F32)?);
         // A direction of zeros stays zeros.
         let norm = direction.sqr()?.sum_keepdim((1, 2))?.sqrt()?.maximum(1e-30)?;
-        Ok(direction.broadcast_mul(&(length / norm)?)?.to_dtype(dtype)?)
+        let weight = direction.broadcast_mul(&(length / norm)?)?.to_dtype(dtype)?;
+        // Adapters change the weight that the norm gives.
+        self.adapted_tensor(weight, "weight")
     }
 
     fn bias_if(&self, bias: bool, outputs: usize) -> Result<Option<Tensor>> {

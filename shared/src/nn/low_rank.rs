@@ -96,6 +96,32 @@ pub(super) fn updated_rows(base: Tensor, ids: &[u32], updates: &[LowRank]) -> Re
     Ok(total)
 }
 
+/// `base`, a weight `(outputs, inputs)`, with its `updates`.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) for an update with a bias, which is not part of the weight;
+/// [`Mismatch`](ErrorKind::Mismatch) if the shape of one does not fit.
+pub(super) fn merged(base: Tensor, updates: &[LowRank]) -> Result<Tensor> {
+    if updates.is_empty() {
+        return Ok(base);
+    }
+    let (outputs, inputs) = base.dims2()?;
+    // The rows of the weight are the last axis of an update.
+    let base = base.to_dtype(candle_core::DType::F32)?.t()?.contiguous()?;
+    let mut total = base.clone();
+    for update in updates {
+        check(update, outputs, inputs)?;
+        if update.bias.is_some() {
+            return Err(Error::unsupported(
+                "an adapter with lora_bias over a layer whose weight is part of a product of weights",
+            ));
+        }
+        let change = (update.b.matmul(&update.a)? * update.scale)?.t()?.contiguous()?;
+        total = update.add(&total, &base, change)?;
+    }
+    Ok(total.t()?.contiguous()?)
+}
+
 /// Checks that `update` fits a weight of `(outputs, inputs)`.
 pub(crate) fn check(update: &LowRank, outputs: usize, inputs: usize) -> Result<()> {
     let (a, b) = (update.a.dims(), update.b.dims());

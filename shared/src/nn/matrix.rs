@@ -6,7 +6,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 
 use super::back::{Biased, Product, Rows, VariableProduct, floats, gather};
-use super::low_rank::{LowRank, check, updated, updated_rows};
+use super::low_rank::{LowRank, check, merged, updated, updated_rows};
 use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
 use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
@@ -225,7 +225,7 @@ impl Matrix {
                 finish(y.to_dtype(x.dtype())?, bias, then)
             }
             _ => {
-                let weight = self.tensor()?.to_dtype(x.dtype())?;
+                let weight = self.base()?.to_dtype(x.dtype())?;
                 let y = x.reshape((rows, self.inputs))?.matmul(&weight.t()?)?.reshape(shape)?;
                 finish(y, bias, then)
             }
@@ -383,7 +383,7 @@ impl Matrix {
                 Ok(transfer::to_device(rows, shape, &tensor.device())?.to_dtype(activations)?)
             }
             _ => {
-                let table = self.tensor()?;
+                let table = self.base()?;
                 Ok(table.index_select(flat, 0)?.reshape(shape)?.to_dtype(activations)?)
             }
         }
@@ -421,9 +421,18 @@ impl Matrix {
         Ok(out)
     }
 
-    /// Returns the matrix as a tensor, `(outputs, inputs)`, dequantized. On the CPU it is float32, converted once and
-    /// kept.
+    /// Returns the matrix as a tensor, `(outputs, inputs)`, dequantized, with the updates of adapters. On the CPU it is
+    /// float32; without updates it is converted once and kept.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) for an update with a bias, which is not part of the matrix;
+    /// [`Mismatch`](ErrorKind::Mismatch) for the updates of an embedding table.
     pub fn tensor(&self) -> Result<Tensor> {
+        merged(self.base()?, &self.updates)
+    }
+
+    /// [`tensor`](Self::tensor) without the updates.
+    fn base(&self) -> Result<Tensor> {
         match &self.storage {
             Storage::Device(tensor) | Storage::Variable { tensor, layout: Layout::OutIn, .. } => {
                 Ok(tensor.clone())
@@ -443,7 +452,7 @@ impl Matrix {
         }
     }
 
-    /// [`tensor`](Self::tensor), of the CPU not kept.
+    /// [`tensor`](Self::tensor) without the updates, of the CPU not kept.
     pub(crate) fn as_dense(&self) -> Result<Tensor> {
         match &self.storage {
             Storage::Host { bytes, kind, .. } => {
@@ -470,7 +479,7 @@ impl Matrix {
                 };
                 Ok(tensor)
             }
-            _ => self.tensor(),
+            _ => self.base(),
         }
     }
 

@@ -303,6 +303,32 @@ impl Weights {
         Ok(updates)
     }
 
+    /// The updates of the embedding table at `path`, of `shape`: of its rows `taken`, which become the rows `placed` of
+    /// one table of `count` rows.
+    pub(super) fn table_updates(
+        &self,
+        path: &str,
+        shape: [usize; 2],
+        (taken, placed): (Range<usize>, Range<usize>),
+        count: usize,
+    ) -> Result<Vec<LowRank>> {
+        let mut updates = Vec::new();
+        let weight = || Err(stacked_dora(path));
+        for Factors { a, b, magnitude, scale, .. } in self.factors(path, Layer::Embedding, &shape, &weight)? {
+            if magnitude.is_some() {
+                return Err(stacked_dora(path));
+            }
+            if a.dims() != [b.dim(1)?, shape[0]] || b.dim(0)? != shape[1] {
+                return Err(misfit(path, &a, &b));
+            }
+            // The other rows have an update of zero.
+            let a = a.narrow(1, taken.start, taken.len())?;
+            let a = a.pad_with_zeros(1, placed.start, count - placed.end)?;
+            updates.push(LowRank { a, b, bias: None, scale, rows: 0..shape[1], gain: None });
+        }
+        Ok(updates)
+    }
+
     /// The factors of all updates of the weight at `path`.
     fn factors(
         &self,
@@ -347,6 +373,12 @@ impl Weights {
             });
         }
         Ok(factors)
+    }
+
+    /// `tensor`, the weight `name` as the model computes it from others, such as by weight normalization, with its
+    /// updates added.
+    pub(crate) fn adapted_tensor(&self, tensor: Tensor, name: &str) -> Result<Tensor> {
+        self.merged(tensor, &self.path(name))
     }
 
     /// `tensor`, at `path` in the checkpoint, with its updates added: for convolutions and embedding tables that are
@@ -419,6 +451,12 @@ pub(super) struct Factors {
     pub magnitude: Option<Tensor>,
     /// The factor of the update.
     pub scale: f64,
+}
+
+fn stacked_dora(path: &str) -> Error {
+    Error::unsupported(format!(
+        "an adapter with DoRA over {path}, which this model loads as a part of a table"
+    ))
 }
 
 fn misfit(path: &str, a: &Tensor, b: &Tensor) -> Error {

@@ -81,13 +81,18 @@ impl Weights {
             let (path, rows) = (self.path(&piece.name), piece.rows.clone());
             let at = start..start + rows.len();
             start = at.end;
-            if self.has_updates(&path, matrix.into()) {
+            if !self.has_updates(&path, matrix.into()) {
+                continue;
+            }
+            if matrix == MatrixUse::Embedding {
+                updates.extend(self.table_updates(&path, [piece.of, inputs], (rows, at), outputs)?);
+            } else {
                 let weight = || self.whole(&piece.name, matrix, piece.of, inputs);
                 let shape = [piece.of, inputs];
                 updates.extend(self.updates(&path, matrix.into(), &shape, (rows, at), None, &weight)?);
             }
         }
-        placed.with_updates(updates, false)
+        placed.with_updates(updates, matrix == MatrixUse::Embedding)
     }
 
     /// The matrix `name` alone as a tensor, `(rows, inputs)`, without updates.
