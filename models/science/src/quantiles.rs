@@ -1,4 +1,7 @@
-//! Quantiles of samples, of weighted samples, and interpolated between known quantiles.
+//! Quantiles of samples, of weighted samples, and interpolated between known quantiles; and their loss.
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::Result;
 
 /// The quantiles of `samples`, which are sorted, at `levels`, with linear interpolation as in `numpy.quantile`.
 ///
@@ -89,6 +92,21 @@ pub fn level_masses(levels: &[f64]) -> Vec<f32> {
     let masses: Vec<f32> = (1..=levels.len()).map(|i| (level(i + 1) - level(i - 1)) / 2.0).collect();
     let total: f32 = masses.iter().sum();
     masses.into_iter().map(|mass| mass / total).collect()
+}
+
+/// The pinball loss of each predicted quantile, `(rows, levels, steps)` float32 like `predicted`, of the `targets`,
+/// `(rows, steps)`: `q * e` for `e = target - prediction` above 0, else `(q - 1) * e`.
+pub(crate) fn pinball(predicted: &Tensor, targets: &[f32], levels: &[f64]) -> Result<Tensor> {
+    let predicted = predicted.to_dtype(DType::F32)?;
+    let (rows, _, steps) = predicted.dims3()?;
+    let device = predicted.device();
+    let targets = Tensor::from_slice(targets, (rows, 1, steps), &Device::Cpu)?.to_device(device)?;
+    let levels: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
+    let levels = Tensor::from_slice(&levels, (1, levels.len(), 1), &Device::Cpu)?.to_device(device)?;
+    let errors = targets.broadcast_sub(&predicted)?;
+    let fixed = errors.detach();
+    let below = fixed.le(&fixed.zeros_like()?)?.to_dtype(DType::F32)?;
+    Ok((&errors * levels.broadcast_sub(&below)?)?)
 }
 
 #[cfg(test)]

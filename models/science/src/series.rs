@@ -1,12 +1,14 @@
 //! Series as inputs of models: read from tensors and prompts, checked, batched; and options of the references.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig, Rng};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Forecast, ForecastConfig, Forecaster, History, SampleSizes};
+use fauna_shared::model::{Collation, Forecast, ForecastConfig, Forecaster, History, SampleSizes};
+use fauna_shared::train::Example;
 use fauna_shared::{Error, Result};
+use fauna_text::labelled::not_learned;
 use serde_json::Value;
 
 /// Device and data type of the activations of a network.
@@ -232,6 +234,134 @@ pub(crate) fn mean_of(states: &Tensor, chosen: &[Vec<bool>]) -> Result<Tensor> {
     let shares: Vec<f32> = chosen.iter().flat_map(share).collect();
     let shares = Tensor::from_vec(shares, (chosen.len(), 1, time), states.device())?;
     Ok(shares.to_dtype(states.dtype())?.matmul(&states.contiguous()?)?.squeeze(1)?)
+}
+
+/// A window of a series to learn from.
+pub(crate) struct Window<'a> {
+    history: &'a History,
+    past: Range<usize>,
+    future: Range<usize>,
+}
+
+impl<'a> Window<'a> {
+    /// The values that are read.
+    pub(crate) fn past(&self) -> &'a [f32] {
+        &self.history.values[self.past.clone()]
+    }
+
+    /// The values after them, which are learned; NaN for gaps.
+    pub(crate) fn future(&self) -> &'a [f32] {
+        &self.history.values[self.future.clone()]
+    }
+
+    /// The values of each covariate at the steps that are read.
+    pub(crate) fn covariates(&self) -> impl Iterator<Item = &'a [f32]> + '_ {
+        self.history.covariates.iter().map(|covariate| &covariate.past[self.past.clone()])
+    }
+
+    /// The whole series.
+    pub(crate) fn history(&self) -> &'a History {
+        self.history
+    }
+}
+
+/// A random window of each example by `options.seed`: `horizon` steps, and up to `context` steps before them, or
+/// `options.max_length` if that is less. Both parts have a value. Also returns the number of steps before the windows
+/// that were truncated.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) for other kinds of examples, and for a series that is too short or has
+/// gaps only.
+pub(crate) fn windows<'a>(
+    examples: &'a [Example],
+    context: usize,
+    horizon: usize,
+    options: &Collation,
+) -> Result<(Vec<Window<'a>>, usize)> {
+    let longest = options.max_length.unwrap_or(context).min(context).max(1);
+    let mut truncated = 0;
+    let mut windows = Vec::with_capacity(examples.len());
+    for (example, stream) in examples.iter().zip(0..) {
+        let Example::Series { id, history } = example else { return Err(not_learned(example, "series")) };
+        let values = &history.values;
+        if let Some(step) = infinite(values) {
+            return Err(Error::input(format!("series \"{id}\" is infinite at step {step}")));
+        }
+        let odd = history.covariates.iter().find(|covariate| covariate.past.len() != values.len());
+        if let Some(covariate) = odd {
+            let (found, wanted) = (covariate.past.len(), values.len());
+            let message = format!("series \"{id}\": the covariate \"{}\" has {found} values", covariate.name);
+            return Err(Error::input(message).hint(format!("expected {wanted}, as many as the series")));
+        }
+        let has_value = |steps: Range<usize>| values[steps].iter().any(|value| !value.is_nan());
+        let past = |cut: usize| cut.saturating_sub(longest)..cut;
+        let last = values.len().saturating_sub(horizon);
+        let fits = |cut: &usize| has_value(past(*cut)) && has_value(*cut..*cut + horizon);
+        let cuts: Vec<usize> = (1..=last).filter(fits).collect();
+        if cuts.is_empty() {
+            let message = format!(
+                "series \"{id}\" of {} steps has no window of values before {horizon} steps",
+                values.len()
+            );
+            return Err(Error::input(message).hint("set a shorter horizon, or leave short series out"));
+        }
+        let drawn = Rng::new(options.seed, stream).uniform() * cuts.len() as f64;
+        let cut = cuts[(drawn as usize).min(cuts.len() - 1)];
+        truncated += past(cut).start;
+        windows.push(Window { history, past: past(cut), future: cut..cut + horizon });
+    }
+    match windows.is_empty() {
+        true => Err(Error::input("no series to learn from")),
+        false => Ok((windows, truncated)),
+    }
+}
+
+/// The input `name` of a loss, `(rows, steps)`, as rows of float32.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if it is missing, has another number of rows, or more than `longest` steps.
+pub(crate) fn targets(inputs: &Tensors, name: &str, count: usize, longest: usize) -> Result<Vec<Vec<f32>>> {
+    let found = rows(inputs, name)?;
+    let steps = found[0].len();
+    match found.len() == count && steps <= longest {
+        true => Ok(found),
+        false => Err(Error::input(format!(
+            "{name} is [{}, {steps}], expected {count} rows of at most {longest} steps",
+            found.len()
+        ))),
+    }
+}
+
+/// The targets of quantile losses, `(rows, steps)` normalised by `normalise(row, value)`, 0 where masked or beyond them,
+/// and their weights, 1 where they are learned. The input `name` has up to `steps` steps, and `mask` as many; without a
+/// mask, NaN is masked.
+///
+/// # Errors
+/// As [`targets`].
+pub(crate) fn masked_targets(
+    inputs: &Tensors,
+    [name, mask]: [&str; 2],
+    (count, steps): (usize, usize),
+    normalise: impl Fn(usize, f32) -> f32,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let targets = self::targets(inputs, name, count, steps)?;
+    let masks = match inputs.contains_key(mask) {
+        true => Some(self::targets(inputs, mask, count, targets[0].len())?),
+        false => None,
+    };
+    let (mut values, mut weights) = (vec![0f32; count * steps], vec![0f32; count * steps]);
+    for (row, target) in targets.iter().enumerate() {
+        for (step, value) in target.iter().enumerate() {
+            let is_learned = match &masks {
+                Some(masks) => masks[row].get(step).is_some_and(|mask| *mask > 0.0),
+                None => !value.is_nan(),
+            };
+            if is_learned {
+                (values[row * steps + step], weights[row * steps + step]) = (normalise(row, *value), 1.0);
+            }
+        }
+    }
+    Ok((values, weights))
 }
 
 /// Synthetic series of the given sizes (seasonal, with trend and noise) as the input `name`, for a `method` among

@@ -3,17 +3,21 @@
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use fauna_shared::Result;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes, only_known,
+    Card, Collation, Forecast, ForecastConfig, Forecaster, History, Loss, Model, Pipeline, Pretrained,
+    SampleSizes, Trainable, TrainingBatch, only_known,
 };
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result, json};
+use fauna_text::causal::no_options;
 use serde_json::{Value, json};
 
 use super::bolt::{ChronosBolt, Encoded};
 use super::patches::{Cut, Norm, join};
-use crate::quantiles;
+use crate::quantiles::{self, pinball};
 use crate::series::{self, Place, collect, floats, host, last, left_padded, mean_of, rows};
 
 /// Batch size: enough rows for all cores, within a bounded memory.
@@ -297,6 +301,57 @@ impl Forecaster for ChronosBoltPipeline {
     }
 }
 
+impl Trainable for ChronosBoltPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.network = ChronosBolt::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// The pinball loss of the quantiles of `context`, `(series, steps)`, and the `target` after it, both normalised by
+    /// the context: twice the mean over levels and series, summed over the steps. `target` has up to
+    /// `prediction_length` steps; `target_mask` is 0 where it is not learned, by default where it is NaN.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        no_options(options)?;
+        only_known(inputs, &["context", "target", "target_mask"])?;
+        let (table, steps) = left_padded(&rows(inputs, "context")?, usize::MAX);
+        let (encoded, norms) = self.encode(&table, steps)?;
+        let config = self.network.config();
+        let shape = (norms.len(), config.prediction_length);
+        let normalise = |row: usize, value: f32| norms[row].apply(value, false);
+        let (targets, weights) = series::masked_targets(inputs, ["target", "target_mask"], shape, normalise)?;
+        let terms = pinball(&self.network.decode(&encoded)?, &targets, &config.quantiles)?;
+        let weights = Tensor::from_vec(weights, (shape.0, 1, shape.1), terms.device())?;
+        let loss = (terms.broadcast_mul(&weights)?.mean(1)?.sum(1)?.mean_all()? * 2.0)?;
+        Ok(Loss::mean(loss, norms.len() as f64))
+    }
+
+    /// Random windows of series: `context`, padded on the left with NaN, and `target`, with NaN for gaps.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let config = self.network.config();
+        let horizon = options.horizon.unwrap_or(config.prediction_length);
+        if !(1..=config.prediction_length).contains(&horizon) {
+            return Err(Error::input(format!(
+                "horizon is {horizon}, expected 1 to {}, the steps of one forecast",
+                config.prediction_length
+            )));
+        }
+        let (windows, truncated) = series::windows(examples, config.context_length, horizon, options)?;
+        let pasts: Vec<&[f32]> = windows.iter().map(|window| window.past()).collect();
+        let (context, steps) = left_padded(&pasts, config.context_length);
+        let target = windows.iter().flat_map(|window| window.future().to_vec()).collect();
+        let mut batch = TrainingBatch::new(Tensors::from([
+            ("context".to_string(), host(context, (windows.len(), steps))?),
+            ("target".to_string(), host(target, (windows.len(), horizon))?),
+        ]));
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^output_patch_embedding\.")
+    }
+}
+
 impl Pipeline for ChronosBoltPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -338,6 +393,10 @@ impl Pipeline for ChronosBoltPipeline {
     }
 
     fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Ok(self)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
         Ok(self)
     }
 

@@ -2,20 +2,22 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Covariate, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes,
-    only_known,
+    Card, Collation, Covariate, Forecast, ForecastConfig, Forecaster, History, Loss, Model, Pipeline,
+    Pretrained, SampleSizes, Trainable, TrainingBatch, only_known,
 };
-use fauna_shared::{Error, Result};
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result, json};
 use serde_json::{Value, json};
 
 use super::chronos2::Chronos2;
 use super::patches::{Cut, Norm, join};
 use super::unroll::{Batch, Reach, unrolled};
-use crate::quantiles::interpolate_quantiles;
+use crate::quantiles::{interpolate_quantiles, pinball};
 use crate::series::{self, Place, collect, floats, host, last, left_padded, mean_of, rows};
 
 /// Batch size: enough rows for all cores, within a bounded memory.
@@ -162,12 +164,7 @@ impl Chronos2Pipeline {
         let size = self.cut.size;
         let count = series::count(options, "num_output_patches")?.unwrap_or(1);
         series::horizon(count.saturating_mul(size))?;
-        let (past, steps) = left_padded(&context, usize::MAX);
-        let future = self.future(inputs, context.len(), count * size)?;
-        let known = future.first().map_or(0, Vec::len);
-        let groups = self.groups(inputs, context.len())?;
-        let batch = Batch { past, steps, future: future.concat(), known, groups };
-        let encoded = self.encode(&batch, count)?;
+        let encoded = self.encode(&self.batch(inputs, &context, count)?, count)?;
         let shape = (context.len(), self.network.config().quantiles.len(), count * size);
         let predictions = host(self.decode(&encoded, count)?, shape)?;
         let per_row =
@@ -182,6 +179,15 @@ impl Chronos2Pipeline {
             ("encoder_last_hidden_state".to_string(), encoded.states.clone()),
             ("last_hidden_state".to_string(), encoded.states),
         ]))
+    }
+
+    /// The batch of `context` with the inputs `future_covariates`, of up to `count` patches, and `group_ids`.
+    fn batch(&self, inputs: &Tensors, context: &[Vec<f32>], count: usize) -> Result<Batch> {
+        let (past, steps) = left_padded(context, usize::MAX);
+        let future = self.future(inputs, context.len(), count * self.cut.size)?;
+        let known = future.first().map_or(0, Vec::len);
+        let groups = self.groups(inputs, context.len())?;
+        Ok(Batch { past, steps, future: future.concat(), known, groups })
     }
 
     /// The input `future_covariates`, of `count` rows and at most `longest` steps; empty if it is not given.
@@ -367,6 +373,85 @@ impl Forecaster for Chronos2Pipeline {
     }
 }
 
+impl Trainable for Chronos2Pipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.network = Chronos2::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// The pinball loss of the quantiles, and of `future_target`, `(rows, steps)`, both normalised by the context: twice
+    /// the mean over steps and rows, summed over the levels. `context`, `group_ids` and `future_covariates` are as in
+    /// `forward`. What `future_target_mask` masks, by default NaN, and values that are known ahead are not learned.
+    ///
+    /// The option `num_output_patches` is the number of patches of the future, by default as many as the targets take.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        if let Some(name) =
+            options.as_object().and_then(|o| o.keys().find(|name| *name != "num_output_patches"))
+        {
+            return Err(
+                Error::input(format!("the loss has no option \"{name}\"")).hint("known: num_output_patches")
+            );
+        }
+        only_known(inputs, &[&INPUTS[..], &["future_target", "future_target_mask"]].concat())?;
+        let context = rows(inputs, "context")?;
+        let size = self.cut.size;
+        let steps = rows(inputs, "future_target")?[0].len();
+        let count = series::count(options, "num_output_patches")?.unwrap_or(steps.div_ceil(size)).max(1);
+        series::horizon(count.saturating_mul(size))?;
+        let batch = self.batch(inputs, &context, count)?;
+        let encoded = self.encode(&batch, count)?;
+        let shape = (context.len(), count * size);
+        let normalise = |row: usize, value: f32| encoded.norms[row].apply(value, self.cut.arcsinh);
+        let names = ["future_target", "future_target_mask"];
+        let (targets, mut weights) = series::masked_targets(inputs, names, shape, normalise)?;
+        for (weight, known) in weights.iter_mut().zip(batch.known_future(count * size)) {
+            *weight *= f32::from(u8::from(known.is_nan()));
+        }
+        let told = self.network.decode(&encoded.states, count)?;
+        let terms = pinball(&told, &targets, &self.network.config().quantiles)?;
+        let weights = Tensor::from_vec(weights, (shape.0, 1, shape.1), terms.device())?;
+        let loss = (terms.broadcast_mul(&weights)?.mean(2)?.sum(1)?.mean_all()? * 2.0)?;
+        Ok(Loss::mean(loss, context.len() as f64))
+    }
+
+    /// Random windows of series. Each series and its covariates, whose future is not known, are a group of rows;
+    /// `future_target` is NaN where nothing is learned.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let config = self.network.config();
+        let longest = config.max_output_patches.saturating_mul(self.cut.size);
+        let horizon = options.horizon.unwrap_or(longest);
+        if !(1..=longest).contains(&horizon) {
+            return Err(Error::input(format!(
+                "horizon is {horizon}, expected 1 to {longest}, the steps of one forecast"
+            )));
+        }
+        let (windows, truncated) = series::windows(examples, config.context_length, horizon, options)?;
+        let mut pasts: Vec<&[f32]> = Vec::new();
+        let (mut groups, mut future) = (Vec::new(), Vec::new());
+        for (group, window) in (0i64..).zip(&windows) {
+            let rows = 1 + window.history().covariates.len();
+            pasts.push(window.past());
+            pasts.extend(window.covariates());
+            groups.extend(vec![group; rows]);
+            future.extend_from_slice(window.future());
+            future.resize(future.len() + (rows - 1) * horizon, f32::NAN);
+        }
+        let (context, steps) = left_padded(&pasts, config.context_length);
+        let rows = pasts.len();
+        let mut batch = TrainingBatch::new(Tensors::from([
+            ("context".to_string(), host(context, (rows, steps))?),
+            ("group_ids".to_string(), Tensor::from_vec(groups, rows, &Device::Cpu)?),
+            ("future_target".to_string(), host(future, (rows, horizon))?),
+        ]));
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^output_patch_embedding\.")
+    }
+}
+
 impl Pipeline for Chronos2Pipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -409,6 +494,10 @@ impl Pipeline for Chronos2Pipeline {
     }
 
     fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Ok(self)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
         Ok(self)
     }
 

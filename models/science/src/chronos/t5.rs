@@ -11,11 +11,12 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, GenerationConfig, Tokens};
-use fauna_shared::model::{CausalLm, Family, Pretrained, Release, Step};
-use fauna_shared::weights::Inventory;
-use fauna_shared::{Error, Result};
+use fauna_shared::model::{CausalLm, Family, Model, Pretrained, Release, Step};
+use fauna_shared::weights::{Inventory, Weights};
+use fauna_shared::{Error, Result, json};
 use fauna_text::gpt2::Gpt2;
 use fauna_text::t5::{Memory, T5};
+use serde_json::Value;
 
 use super::tokenizer::{ChronosConfig, Context, Kind, MeanScaleUniformBins};
 use crate::quantiles::median;
@@ -70,6 +71,17 @@ pub fn load(pretrained: &Pretrained, kind: Kind) -> Result<(Network, Inventory)>
             let (network, inventory) = pretrained.load::<Gpt2>()?;
             (Network::Causal(Box::new(network)), inventory)
         }
+    })
+}
+
+/// Builds the network of `kind` from `config`, canonical, and `weights`.
+///
+/// # Errors
+/// Errors of the config and the tensors.
+pub(super) fn build(kind: Kind, config: &Value, weights: &Weights) -> Result<Network> {
+    Ok(match kind {
+        Kind::Seq2seq => Network::Seq2seq(Box::new(T5::load(json::typed(config.clone())?, weights)?)),
+        Kind::Causal => Network::Causal(Box::new(Gpt2::load(json::typed(config.clone())?, weights)?)),
     })
 }
 
@@ -268,15 +280,23 @@ fn positions_without_gaps(real: &[bool]) -> Vec<u32> {
     real.iter().map(&mut position).collect()
 }
 
-fn no_head() -> Error {
+pub(super) fn no_head() -> Error {
     Error::unsupported("the network has no language-model head to sample from")
 }
 
 /// The logits of GPT-2 for `ids`, `(batch, sequence)`, with the attention mask `real`.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if there are more tokens than positions.
+/// As [`causal_hidden`].
 pub(super) fn causal_logits(network: &Gpt2, ids: &Tensor, real: &[Vec<bool>]) -> Result<Tensor> {
+    network.logits(&causal_hidden(network, ids, real)?)?.ok_or_else(no_head)
+}
+
+/// The last hidden state of GPT-2 for `ids`, `(batch, sequence)`, with the attention mask `real`.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if there are more tokens than positions.
+pub(super) fn causal_hidden(network: &Gpt2, ids: &Tensor, real: &[Vec<bool>]) -> Result<Tensor> {
     let time = ids.dim(1)?;
     if time > network.max_position_embeddings() {
         return Err(Error::input(format!(
@@ -288,8 +308,7 @@ pub(super) fn causal_logits(network: &Gpt2, ids: &Tensor, real: &[Vec<bool>]) ->
     let positions = Positions::counting(0, time);
     let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
     let mut cache = Cache::new(network.num_hidden_layers(), time);
-    let hidden = network.forward(ids, &step, &mut cache)?;
-    network.logits(&hidden)?.ok_or_else(no_head)
+    network.forward(ids, &step, &mut cache)
 }
 
 /// An int64 tensor.

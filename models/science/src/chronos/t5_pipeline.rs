@@ -1,20 +1,26 @@
 //! Pipeline of Chronos.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes, only_known,
+    Card, Collation, Forecast, ForecastConfig, Forecaster, History, Loss, Pipeline, Pretrained, SampleSizes,
+    Trainable, TrainingBatch, only_known,
 };
-use fauna_shared::weights::Inventory;
+use fauna_shared::nn::{IGNORE_INDEX, cross_entropy};
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Inventory, Modules, Weights};
 use fauna_shared::{Error, Result};
+use fauna_text::causal::{labels, next_token_loss, no_options};
+use fauna_text::t5::T5;
 use fauna_text::words;
 use serde_json::{Value, json};
 
-use super::t5::{Chronos, Network, Sampling, causal_logits, integers, load};
+use super::t5::{Chronos, Network, Sampling, build, causal_hidden, causal_logits, integers, load, no_head};
 use super::tokenizer::{ChronosConfig, Context, Kind, MeanScaleUniformBins};
 use crate::quantiles::of_samples;
 use crate::series::{self, Place, collect, host, left_padded, mean_of, rows};
@@ -186,9 +192,7 @@ impl ChronosPipeline {
                         format!("the encoder has {} sequences, the decoder {}", real.len(), written.dim(0)?);
                     return Err(Error::input(message));
                 }
-                let memory = network.decoder.memory(&states, &mask)?;
-                let mut cache = network.decoder.cache(written.dim(1)?);
-                let hidden = network.decoder.hidden(&written, &Mask::causal(), &memory, &mut cache)?;
+                let hidden = decoded(network, &states, &mask, &written)?;
                 let mut out = Tensors::from([
                     ("encoder_last_hidden_state".to_string(), states.clone()),
                     ("encoder_hidden_states".to_string(), states),
@@ -263,6 +267,13 @@ impl ChronosPipeline {
     }
 }
 
+/// The hidden states of the decoder of `network` for the tokens `written`, `(batch, sequence)`.
+fn decoded(network: &T5, states: &Tensor, mask: &Mask, written: &Tensor) -> Result<Tensor> {
+    let memory = network.decoder.memory(states, mask)?;
+    let mut cache = network.decoder.cache(written.dim(1)?);
+    network.decoder.hidden(written, &Mask::causal(), &memory, &mut cache)
+}
+
 /// Mean and quantiles over the paths at one step.
 fn summary(paths: &[Vec<f32>], step: usize, levels: &[f64]) -> (f32, Vec<f32>) {
     let mut samples: Vec<f32> = paths.iter().map(|path| path[step]).collect();
@@ -295,6 +306,115 @@ impl Forecaster for ChronosPipeline {
 
     fn context(&self) -> Option<usize> {
         Some(self.chronos.config.context_length)
+    }
+}
+
+impl Trainable for ChronosPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.chronos.network()?;
+        self.chronos.network = Some(build(self.chronos.config.model_type, config, weights)?);
+        Ok(())
+    }
+
+    /// Cross entropy of the tokens `labels`, `(batch, sequence)`, -100 where there is none: of T5's decoder, or of the
+    /// token after each of `input_ids`. `attention_mask` is as in `forward`.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        no_options(options)?;
+        only_known(inputs, &["input_ids", "attention_mask", "labels"])?;
+        let (ids, real) = self.ids(inputs, "input_ids", Some("attention_mask"))?;
+        let labels = labels(inputs)?;
+        match self.chronos.network()? {
+            Network::Causal(network) => {
+                next_token_loss(&**network, &causal_hidden(network, &ids, &real)?, labels)
+            }
+            Network::Seq2seq(network) => {
+                let mask = Mask::full().with_padding(&real)?;
+                let states = network.encoder.forward(&ids, &mask)?;
+                let written = self.shifted(labels, real.len())?;
+                let hidden = decoded(network, &states, &mask, &written)?;
+                let logits = network.logits(&hidden)?.ok_or_else(no_head)?;
+                let (loss, terms) = cross_entropy(&logits, labels)?;
+                Ok(Loss::mean(loss, terms as f64))
+            }
+        }
+    }
+
+    /// Random windows of series as in the training script of the reference, without its random gaps: `input_ids`,
+    /// `attention_mask` and `labels`, the bins of the steps after a context in units of its scale. A decoder reads both
+    /// in one row, with the padding at its end.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let own = &self.chronos.config;
+        let horizon = options.horizon.unwrap_or(own.prediction_length);
+        if !(1..=own.prediction_length).contains(&horizon) {
+            return Err(Error::input(format!(
+                "horizon is {horizon}, expected 1 to {}, the steps of one forecast",
+                own.prediction_length
+            )));
+        }
+        let (windows, truncated) = series::windows(examples, own.context_length, horizon, options)?;
+        let pasts: Vec<&[f32]> = windows.iter().map(|window| window.past()).collect();
+        let (table, steps) = left_padded(&pasts, own.context_length);
+        let pad = i64::from(own.pad_token_id);
+        let (mut ids, mut mask, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, window) in table.chunks_exact(steps.max(1)).zip(&windows) {
+            let context = self.chronos.tokenizer.encode(row);
+            let future = self.chronos.tokenizer.encode_future(window.future(), context.scale);
+            let known = context.ids.iter().zip(&context.real).map(|(id, real)| real.then_some(*id));
+            let mut row: Vec<Option<u32>> = known.collect();
+            if own.model_type == Kind::Causal {
+                let empty = steps - window.past().len();
+                row.extend(&future);
+                row.rotate_left(empty);
+            }
+            let learned = if own.model_type == Kind::Causal { &row } else { &future };
+            labels.extend(learned.iter().map(|id| id.map_or(IGNORE_INDEX, i64::from)));
+            ids.extend(row.iter().map(|id| id.map_or(pad, i64::from)));
+            mask.extend(row.iter().map(|id| i64::from(id.is_some())));
+        }
+        let rows = windows.len();
+        let table = |values: Vec<i64>| {
+            let width = values.len() / rows;
+            integers(values, (rows, width))
+        };
+        let mut batch = TrainingBatch::new(Tensors::from([
+            ("input_ids".to_string(), table(ids)?),
+            ("attention_mask".to_string(), table(mask)?),
+            ("labels".to_string(), table(labels)?),
+        ]));
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^lm_head\.")
+    }
+
+    fn modules(&self) -> Modules {
+        let is_causal = self.chronos.config.model_type == Kind::Causal;
+        Arc::new(move |name| match is_causal && name != "lm_head" && !name.starts_with("transformer.") {
+            true => format!("transformer.{name}"),
+            false => name.to_string(),
+        })
+    }
+}
+
+impl ChronosPipeline {
+    /// The decoder's input for `labels`, `(rows, sequence)`: they follow the start token, with padding for -100.
+    fn shifted(&self, labels: &Tensor, rows: usize) -> Result<Tensor> {
+        if labels.rank() != 2 || labels.dim(0)? != rows || labels.dim(1)? == 0 {
+            let found = labels.dims();
+            return Err(Error::input(format!("labels are {found:?}, expected ({rows} rows, sequence)")));
+        }
+        let (start, pad) = (i64::from(self.chronos.start), i64::from(self.chronos.config.pad_token_id));
+        let row = |row: Vec<i64>| {
+            let before = [start].into_iter().chain(row).collect::<Vec<i64>>();
+            let ids = before[..before.len() - 1].iter();
+            ids.map(|id| if *id == IGNORE_INDEX { pad } else { *id }).collect::<Vec<i64>>()
+        };
+        let labels: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+        let ids: Vec<i64> = labels.into_iter().flat_map(row).collect();
+        let ids = integers(ids.clone(), (rows, ids.len() / rows))?;
+        words::checked_ids(&ids, None, self.chronos.vocabulary, &self.chronos.device)
     }
 }
 
@@ -343,6 +463,11 @@ impl Pipeline for ChronosPipeline {
     }
 
     fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Ok(self)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        self.chronos.network()?;
         Ok(self)
     }
 

@@ -85,6 +85,8 @@ pub struct MeanScaleUniformBins {
     last: u32,
     pad: u32,
     end: Option<u32>,
+    /// The end token after what is learned, which decoders have too.
+    label_end: Option<u32>,
     longest: usize,
 }
 
@@ -145,6 +147,7 @@ impl MeanScaleUniformBins {
             last: c.n_tokens as u32 - 1,
             pad: c.pad_token_id,
             end: (c.use_eos_token && c.model_type == Kind::Seq2seq).then_some(c.eos_token_id),
+            label_end: c.use_eos_token.then_some(c.eos_token_id),
             longest: c.context_length,
         })
     }
@@ -155,16 +158,25 @@ impl MeanScaleUniformBins {
         let known = || values.iter().filter(|value| !value.is_nan());
         let mean = known().map(|value| f64::from(value.abs())).sum::<f64>() / known().count() as f64;
         let scale = if mean as f32 > 0.0 { mean as f32 } else { 1.0 };
-        let token = |value: &f32| match value.is_nan() {
-            true => self.pad,
-            false => {
-                let below = self.boundaries.partition_point(|boundary| *boundary <= value / scale);
-                (below as u32 + self.special).min(self.last)
-            }
-        };
-        let ids = values.iter().map(token).chain(self.end).collect();
+        let ids = values.iter().map(|value| self.token(*value, scale)).chain(self.end).collect();
         let real = values.iter().map(|value| !value.is_nan()).chain(self.end.map(|_| true)).collect();
         Context { ids, real, scale }
+    }
+
+    /// The bin of `value` in units of `scale`; the padding token for a gap.
+    fn token(&self, value: f32, scale: f32) -> u32 {
+        if value.is_nan() {
+            return self.pad;
+        }
+        let below = self.boundaries.partition_point(|boundary| *boundary <= value / scale);
+        (below as u32 + self.special).min(self.last)
+    }
+
+    /// Tokenizes the values after a context of `scale`, to be learned: `None` for gaps. The end token follows them if
+    /// the model has one.
+    pub(crate) fn encode_future(&self, values: &[f32], scale: f32) -> Vec<Option<u32>> {
+        let known = |value: &f32| (!value.is_nan()).then(|| self.token(*value, scale));
+        values.iter().map(known).chain(self.label_end.map(Some)).collect()
     }
 
     /// The values of `ids`, times `scale`. Special tokens count as the lowest bin.
