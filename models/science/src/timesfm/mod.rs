@@ -11,7 +11,7 @@ mod release;
 pub mod v2_5;
 mod v2_5_pipeline;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fauna_shared::nn::{Activation, Linear, add};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 use fauna_shared::{Error, Result};
@@ -96,13 +96,10 @@ pub(crate) fn joined_projections(
 /// The scale of the queries per dimension, `softplus(scaling) / (ln 2 · √head_dim)`, `(head_dim)`.
 pub(crate) fn query_scale(w: &Weights, width: usize) -> Result<Tensor> {
     let scaling = w.tensor("scaling", &[width])?;
+    let x = scaling.to_dtype(DType::F32)?;
+    // Linear above 20, as in PyTorch.
+    let soft = (x.minimum(20f32)?.exp()? + 1.0)?.log()?;
+    let softplus = x.ge(20f32)?.where_cond(&x, &soft)?;
     let factor = std::f64::consts::LOG2_E / (width as f64).sqrt();
-    let softplus = |x: f32| match f64::from(x) {
-        // As in PyTorch.
-        x if x > 20.0 => x,
-        x => x.exp().ln_1p(),
-    };
-    let values = crate::series::floats(&scaling)?;
-    let values: Vec<f32> = values.into_iter().map(|x| (softplus(x) * factor) as f32).collect();
-    Ok(Tensor::from_vec(values, width, scaling.device())?.to_dtype(scaling.dtype())?)
+    Ok((softplus * factor)?.to_dtype(scaling.dtype())?)
 }

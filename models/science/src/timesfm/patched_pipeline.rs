@@ -2,14 +2,14 @@
 
 use candle_core::Tensor;
 use fauna_shared::item::Tensors;
-use fauna_shared::model::{Forecast, ForecastConfig, FrequencyClass, History};
+use fauna_shared::model::{Forecast, ForecastConfig, History};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::patched::{Config, TimesFm};
 use super::pipeline::{
-    self, ForwardOptions, TimesFmPipeline, Version, denormalise, forecast, input_rows, output_series,
-    predictions, steps_for, whole_patches,
+    self, ForwardOptions, TimesFmPipeline, Version, denormalise, denormalised, forecast, frequency_id,
+    input_rows, output_series, predictions, steps_for, whole_patches,
 };
 use crate::chronos::patches::{Norm, join};
 use crate::series::{host, last, mean_of};
@@ -152,15 +152,6 @@ impl PatchedPipeline {
     }
 }
 
-/// The frequency id of a series.
-fn frequency_id(history: &History) -> i64 {
-    match history.frequency_class {
-        FrequencyClass::High => 0,
-        FrequencyClass::Medium => 1,
-        FrequencyClass::Low => 2,
-    }
-}
-
 impl Version for TimesFm {
     const ARCHITECTURE: &'static str = "TimesFmModelForPrediction";
 
@@ -218,6 +209,35 @@ impl Version for TimesFm {
             forecasts.extend(outputs.iter().map(|outputs| forecast(outputs, 0, &c.quantiles, options)));
         }
         Ok(forecasts)
+    }
+
+    fn learned(
+        pipeline: &PatchedPipeline,
+        inputs: &Tensors,
+        future: Vec<Vec<f32>>,
+        options: &ForwardOptions,
+    ) -> Result<(Tensor, Vec<Vec<f32>>)> {
+        let c = pipeline.network.config();
+        let (series, freq) = pipeline::inputs(inputs, true)?;
+        let frequencies = pipeline.frequencies(freq, series.len())?;
+        let longest = options.context_length.unwrap_or(c.context_length);
+        let steps = whole_patches(longest.min(c.context_length), c.patch_length)?;
+        let encoded = pipeline.encode(&series, &frequencies, steps)?;
+        let last = encoded.states.narrow(1, encoded.states.dim(1)? - 1, 1)?.contiguous()?;
+        let outputs = pipeline.network.decode(&last)?.squeeze(1)?;
+        Ok((denormalised(&outputs, &encoded.norms)?, future))
+    }
+
+    fn point(&self) -> usize {
+        0
+    }
+
+    fn frequencies(&self) -> Option<usize> {
+        Some(self.config().freq_size)
+    }
+
+    fn head() -> &'static str {
+        r"^horizon_ff_layer\."
     }
 
     fn pooled_states(pipeline: &PatchedPipeline, series: &[Vec<f32>]) -> Result<Tensor> {

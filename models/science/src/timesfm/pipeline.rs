@@ -2,17 +2,20 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Forecast, ForecastConfig, Forecaster, History, Model, Pipeline, Pretrained, SampleSizes,
+    Card, Collation, Forecast, ForecastConfig, Forecaster, FrequencyClass, History, Loss, Model, Pipeline,
+    Pretrained, SampleSizes, Trainable, TrainingBatch,
 };
-use fauna_shared::{Error, Result};
-use serde_json::Value;
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result, json};
+use serde_json::{Map, Value};
 
 use crate::chronos::patches::Norm;
-use crate::quantiles::interpolate_quantiles;
+use crate::quantiles::{interpolate_quantiles, pinball};
 use crate::series::{self, Place, collect, floats, host};
 
 /// A version of TimesFM, as its pipeline runs it.
@@ -45,6 +48,27 @@ pub trait Version: Model + Send + Sync {
         histories: &[History],
         options: &ForecastConfig,
     ) -> Result<Vec<Forecast>>;
+
+    /// The outputs that are learned, `(series, horizon_length, 1 + quantiles)` float32, and `future`, `(series, steps)`, in
+    /// their units.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) for inputs that cannot be read.
+    fn learned(
+        pipeline: &TimesFmPipeline<Self>,
+        inputs: &Tensors,
+        future: Vec<Vec<f32>>,
+        options: &ForwardOptions,
+    ) -> Result<(Tensor, Vec<Vec<f32>>)>;
+
+    /// Index of the output that is the point forecast.
+    fn point(&self) -> usize;
+
+    /// Number of frequency classes; `None` if the model reads none.
+    fn frequencies(&self) -> Option<usize>;
+
+    /// A regular expression of the tensors of the output head.
+    fn head() -> &'static str;
 
     /// The mean of the last hidden states over the patches with a value, `(series, hidden_size)`.
     ///
@@ -94,6 +118,106 @@ impl<N: Version> Forecaster for TimesFmPipeline<N> {
     }
 }
 
+impl<N: Version> Trainable for TimesFmPipeline<N> {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.network = N::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// The mean squared error of the point forecast, and the mean pinball loss of the other outputs, of `future_values`,
+    /// `(series, steps)`, up to `horizon_length` steps; the other inputs are as in `forward`. TimesFM 1.0 and 2.0 learn
+    /// the values themselves, 2.5 values normalised by the context.
+    ///
+    /// The levels of the quantiles are paired in order with all outputs but the point forecast, as in the reference:
+    /// of 2.5 the first level with the unused output.
+    ///
+    /// Options, as in `forward`: `forecast_context_len`, `force_flip_invariance`.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        const KNOWN: [&str; 2] = ["forecast_context_len", "force_flip_invariance"];
+        let unknown = |options: &Map<String, Value>| {
+            options.keys().find(|name| !KNOWN.contains(&name.as_str())).cloned()
+        };
+        if let Some(name) = options.as_object().and_then(unknown) {
+            return Err(Error::input(format!("the loss has no option \"{name}\""))
+                .hint(format!("known: {}", KNOWN.join(", "))));
+        }
+        let mut inputs = inputs.clone();
+        let future = match inputs.remove("future_values") {
+            Some(future) => Tensors::from([("future_values".to_string(), future)]),
+            None => return Err(Error::input("future_values are missing")),
+        };
+        let count = self::inputs(&inputs, N::frequencies(&self.network).is_some())?.0.len();
+        let future = series::targets(&future, "future_values", count, self.network.horizon_length())?;
+        if let Some(row) = future.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
+            return Err(Error::input(format!(
+                "future_values of series {row} hold a value that is no number"
+            )));
+        }
+        let (outputs, targets) = N::learned(self, &inputs, future, &ForwardOptions::of(options)?)?;
+        let steps = targets[0].len();
+        let outputs = outputs.narrow(1, 0, steps)?.contiguous()?;
+        let (targets, point) = (targets.concat(), self.network.point());
+        let expected = Tensor::from_slice(&targets, (count, steps), outputs.device())?;
+        let squares = (outputs.narrow(2, point, 1)?.squeeze(2)? - expected)?.sqr()?.mean_all()?;
+        let others = (0..outputs.dim(2)? as u32).filter(|i| *i as usize != point);
+        let others = outputs.index_select(&Tensor::from_iter(others, outputs.device())?, 2)?;
+        let spread = pinball(&others.transpose(1, 2)?, &targets, self.network.quantiles())?.mean_all()?;
+        Ok(Loss::mean((squares + spread)?, count as f64))
+    }
+
+    /// Random windows of series, whose gaps are interpolated: `past_values.0`, `past_values.1`, …, `future_values`, and
+    /// for TimesFM 1.0 and 2.0 `freq`.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let longest = self.network.horizon_length();
+        let horizon = options.horizon.unwrap_or(longest);
+        if !(1..=longest).contains(&horizon) {
+            return Err(Error::input(format!(
+                "horizon is {horizon}, expected 1 to {longest}, the steps of one forecast"
+            )));
+        }
+        let (windows, truncated) =
+            series::windows(examples, self.network.context_length(), horizon, options)?;
+        let (mut inputs, mut future, mut ids) = (Tensors::new(), Vec::new(), Vec::new());
+        for (i, window) in windows.iter().enumerate() {
+            let whole = interpolate(&[window.past(), window.future()].concat());
+            let (past, next) = whole.split_at(whole.len() - horizon);
+            inputs.insert(format!("past_values.{i}"), host(past.to_vec(), past.len())?);
+            future.extend_from_slice(next);
+            ids.push(frequency_id(window.history()));
+        }
+        inputs.insert("future_values".into(), host(future, (windows.len(), horizon))?);
+        if self.network.frequencies().is_some() {
+            inputs.insert("freq".into(), Tensor::from_vec(ids, windows.len(), &Device::Cpu)?);
+        }
+        let mut batch = TrainingBatch::new(inputs);
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(N::head())
+    }
+}
+
+/// The frequency id of a series.
+pub(super) fn frequency_id(history: &History) -> i64 {
+    match history.frequency_class {
+        FrequencyClass::High => 0,
+        FrequencyClass::Medium => 1,
+        FrequencyClass::Low => 2,
+    }
+}
+
+/// Denormalises `outputs`, `(rows, steps, channels)`, by the `norms` of their rows, float32, with a gradient.
+pub(super) fn denormalised(outputs: &Tensor, norms: &[Norm]) -> Result<Tensor> {
+    let column = |value: fn(&Norm) -> f32| -> Result<Tensor> {
+        let values: Vec<f32> = norms.iter().map(value).collect();
+        Ok(Tensor::from_vec(values, (norms.len(), 1, 1), outputs.device())?)
+    };
+    let scaled = outputs.to_dtype(DType::F32)?.broadcast_mul(&column(|norm| norm.scale)?)?;
+    Ok(scaled.broadcast_add(&column(|norm| norm.loc)?)?)
+}
+
 impl<N: Version> Pipeline for TimesFmPipeline<N> {
     fn card(&self) -> &Card {
         &self.card
@@ -129,6 +253,10 @@ impl<N: Version> Pipeline for TimesFmPipeline<N> {
     }
 
     fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Ok(self)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
         Ok(self)
     }
 

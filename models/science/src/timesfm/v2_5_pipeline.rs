@@ -7,8 +7,8 @@ use fauna_shared::model::{Forecast, ForecastConfig, History};
 use serde_json::{Value, json};
 
 use super::pipeline::{
-    self, ForwardOptions, TimesFmPipeline, Version, denormalise, forecast, input_rows, output_series,
-    predictions, whole_patches,
+    self, ForwardOptions, TimesFmPipeline, Version, denormalise, denormalised, forecast, input_rows,
+    output_series, predictions, whole_patches,
 };
 use super::v2_5::TimesFm25;
 use crate::chronos::patches::{Norm, join};
@@ -211,6 +211,34 @@ fn average_flipped(outputs: Vec<Vec<f32>>, channels: usize) -> Vec<Vec<f32>> {
     plain.iter().zip(negated).map(pair).collect()
 }
 
+/// [`average_flipped`] of a tensor `(2 * rows, steps, channels)`.
+fn flipped_mean(outputs: &Tensor) -> Result<Tensor> {
+    let (rows, _, channels) = outputs.dims3()?;
+    let (plain, negated) = (outputs.narrow(0, 0, rows / 2)?, outputs.narrow(0, rows / 2, rows / 2)?);
+    let others = (0..channels).map(|channel| if channel == 0 { 0 } else { (channels - channel) as u32 });
+    let others = Tensor::from_iter(others, outputs.device())?;
+    Ok(((plain - negated.contiguous()?.index_select(&others, 2)?)? / 2.0)?)
+}
+
+/// The outputs `points`, `(rows, steps, channels)`, whose quantiles are those of the quantile head, `spreads`, within
+/// its length, moved by the difference of the two point forecasts.
+fn with_spreads(points: &Tensor, spreads: &Tensor, point: usize) -> Result<Tensor> {
+    let (_, horizon, channels) = points.dims3()?;
+    let steps = horizon.min(spreads.dim(1)?);
+    let (near, spreads) = (points.narrow(1, 0, steps)?, spreads.narrow(1, 0, steps)?);
+    let offset = (near.narrow(2, point, 1)? - spreads.narrow(2, point, 1)?)?;
+    let moved = spreads.broadcast_add(&offset)?;
+    let channel = |channel: usize| match channel == 0 || channel == point {
+        true => near.narrow(2, channel, 1),
+        false => moved.narrow(2, channel, 1),
+    };
+    let near = Tensor::cat(&(0..channels).map(channel).collect::<candle_core::Result<Vec<_>>>()?, 2)?;
+    match steps < horizon {
+        true => Ok(Tensor::cat(&[near, points.narrow(1, steps, horizon - steps)?], 1)?),
+        false => Ok(near),
+    }
+}
+
 impl Version for TimesFm25 {
     const ARCHITECTURE: &'static str = "TimesFm2_5ModelForPrediction";
 
@@ -281,6 +309,55 @@ impl Version for TimesFm25 {
             }
         }
         Ok(forecasts)
+    }
+
+    fn learned(
+        pipeline: &TimesFm25Pipeline,
+        inputs: &Tensors,
+        mut future: Vec<Vec<f32>>,
+        options: &ForwardOptions,
+    ) -> Result<(Tensor, Vec<Vec<f32>>)> {
+        let c = pipeline.network.config();
+        let (series, _) = pipeline::inputs(inputs, false)?;
+        let steps = whole_patches(options.context_length.unwrap_or(c.context_length), c.patch_length)?;
+        series::horizon(steps)?;
+        let norms: Vec<Norm> = series.iter().map(|one| padded_norm(last(one, steps), steps)).collect();
+        let normalised = |row: &[f32], norm: &Norm| -> Vec<f32> {
+            row.iter().map(|value| normalise(*value, norm)).collect()
+        };
+        let mut rows: Vec<Vec<f32>> =
+            series.iter().zip(&norms).map(|(one, norm)| normalised(last(one, steps), norm)).collect();
+        let flip = options.flip_invariance.unwrap_or(c.force_flip_invariance);
+        if flip {
+            let negated = |row: &Vec<f32>| row.iter().map(|value| -value).collect();
+            rows.extend(rows.iter().map(negated).collect::<Vec<Vec<f32>>>());
+        }
+        let encoded = pipeline.encode(&rows, steps)?;
+        let of = |outputs: Tensor| -> Result<Tensor> {
+            let outputs = denormalised(&outputs, &encoded.norms)?;
+            if flip { flipped_mean(&outputs) } else { Ok(outputs) }
+        };
+        let points = of(pipeline.network.points(&encoded.states)?)?;
+        let outputs = match c.use_continuous_quantile_head {
+            true => with_spreads(&points, &of(pipeline.network.spreads(&encoded.states)?)?, c.point())?,
+            false => points,
+        };
+        for (future, norm) in future.iter_mut().zip(&norms) {
+            *future = normalised(future, norm);
+        }
+        Ok((outputs, future))
+    }
+
+    fn point(&self) -> usize {
+        self.config().point()
+    }
+
+    fn frequencies(&self) -> Option<usize> {
+        None
+    }
+
+    fn head() -> &'static str {
+        r"^output_projection_(point|quantiles)\."
     }
 
     fn pooled_states(pipeline: &TimesFm25Pipeline, series: &[Vec<f32>]) -> Result<Tensor> {
