@@ -50,8 +50,9 @@ impl EdgeFeatures {
         // The cutoff radius is contained in the wave numbers.
         here.skip("r_max");
         Ok(Self::Bessel {
-            bessel_weights: here.tensor("bessel_weights", &[BESSELS])?.reshape((1, BESSELS))?,
-            prefactor: here.tensor("prefactor", &[])?,
+            // Neither is trained in the reference.
+            bessel_weights: here.tensor("bessel_weights", &[BESSELS])?.detach().reshape((1, BESSELS))?,
+            prefactor: here.tensor("prefactor", &[])?.detach(),
         })
     }
 

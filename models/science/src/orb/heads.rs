@@ -1,15 +1,15 @@
 //! The heads: what the states of the atoms say.
 
-use candle_core::{D, Tensor};
-use fauna_shared::Result;
-use fauna_shared::nn::Mlp;
+use candle_core::{D, DType, Tensor};
+use fauna_shared::nn::{IGNORE_INDEX, Mlp};
 use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
 
 use super::network::load_mlp;
 use super::{Architecture, Config, Graph};
 
 /// Number of reference energies; the first is not used.
-const REFERENCES: usize = 118;
+pub(super) const REFERENCES: usize = 118;
 /// Number of classes of the confidence head.
 pub(super) const BINS: usize = 50;
 /// Intermediate size of the head of latent charges.
@@ -25,9 +25,14 @@ impl Normalizer {
     fn load(w: &Weights) -> Result<Self> {
         // For training only.
         w.skip("bn.num_batches_tracked");
-        let variance = w.tensor("bn.running_var", &[1])?;
+        let variance = w.tensor("bn.running_var", &[1])?.detach();
         // Random weights may have a negative variance.
-        Ok(Self { mean: w.tensor("bn.running_mean", &[1])?, spread: variance.abs()?.sqrt()? })
+        Ok(Self { mean: w.tensor("bn.running_mean", &[1])?.detach(), spread: variance.abs()?.sqrt()? })
+    }
+
+    /// Normalises.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.broadcast_sub(&self.mean)?.broadcast_div(&self.spread)?)
     }
 
     /// Denormalises.
@@ -55,6 +60,8 @@ struct ForcesHead {
 /// Classifies the force error of an atom into 50 classes.
 struct ConfidenceHead {
     mlp: Mlp,
+    /// Edges of the classes, in eV/Å, rising.
+    edges: Vec<f32>,
     /// Centre of each class, in eV/Å.
     centres: Vec<f64>,
 }
@@ -72,6 +79,8 @@ pub(super) struct Heads {
     energy_normalizer: Normalizer,
     /// Reference energy of an atom of each element, in eV.
     references: Vec<f64>,
+    /// The same, `(elements)`.
+    reference_weight: Tensor,
     forces: Option<ForcesHead>,
     stress: Option<StressHead>,
     confidence: Option<ConfidenceHead>,
@@ -103,10 +112,11 @@ impl Heads {
             false => None,
         };
         let confidence = match of_third && here.has("confidence", true) {
-            true => Some(ConfidenceHead {
-                mlp: head("confidence", width, BINS)?,
-                centres: centres(&here.at("confidence"))?,
-            }),
+            true => {
+                let edges = floats(&here.at("confidence").tensor("bin_edges", &[BINS + 1])?)?;
+                let centres = edges.windows(2).map(|pair| f64::from(pair[0] + pair[1]) / 2.0).collect();
+                Some(ConfidenceHead { mlp: head("confidence", width, BINS)?, edges, centres })
+            }
             false => None,
         };
         let charges = match c.has_electrostatics {
@@ -116,10 +126,12 @@ impl Heads {
             }),
             false => None,
         };
+        let reference_weight = references(&here.at("energy.reference.linear"))?;
         Ok(Self {
             energy: head("energy", width + usize::from(charges.is_some()), 1)?,
             energy_normalizer: Normalizer::load(&here.at("energy.normalizer"))?,
-            references: references(&here.at("energy.reference.linear"))?,
+            references: floats(&reference_weight)?.into_iter().map(f64::from).collect(),
+            reference_weight,
             forces,
             stress,
             confidence,
@@ -173,6 +185,78 @@ impl Heads {
         }))
     }
 
+    /// The sums of the reference energies of structures, `(structures)` in eV float32, with a gradient. `elements` are
+    /// the numbers of atoms of each element, `(structures, elements)`.
+    pub(super) fn reference_of(&self, elements: &Tensor) -> Result<Tensor> {
+        let weight = self.reference_weight.to_dtype(DType::F32)?.reshape((REFERENCES, 1))?;
+        Ok(elements.matmul(&weight)?.squeeze(1)?)
+    }
+
+    /// Energies per atom in units of their normalizer.
+    pub(super) fn normalised_energy(&self, per_atom: &Tensor) -> Result<Tensor> {
+        self.energy_normalizer.forward(per_atom)
+    }
+
+    /// Forces in units of their normalizer.
+    pub(super) fn normalised_forces(&self, forces: &Tensor) -> Result<Tensor> {
+        match &self.forces {
+            Some(head) => head.normalizer.forward(forces),
+            None => Err(no_head("forces")),
+        }
+    }
+
+    /// The stress head of v2, `(structures, 6)`, in units of its normalizer; `None` for v3.
+    pub(super) fn raw_stress(&self, graph: &Graph, nodes: &Tensor) -> Result<Option<Tensor>> {
+        match &self.stress {
+            Some(StressHead { mlp, normalizer: StressNormalizer::One(_) }) => {
+                Ok(Some(mlp.forward(&graph.mean(nodes)?)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Stress in units of its normalizers, `(structures, 6)`.
+    pub(super) fn normalised_stress(&self, stress: &Tensor) -> Result<Tensor> {
+        match self.stress.as_ref().map(|head| &head.normalizer) {
+            Some(StressNormalizer::One(one)) => one.forward(stress),
+            Some(StressNormalizer::DiagonalAndOff([diagonal, off])) => {
+                let halves =
+                    [diagonal.forward(&stress.narrow(1, 0, 3)?)?, off.forward(&stress.narrow(1, 3, 3)?)?];
+                Ok(Tensor::cat(&halves, 1)?)
+            }
+            None => Err(no_head("stress")),
+        }
+    }
+
+    /// Logits of the confidence head, `(nodes, 50)`, which has no influence on the backbone.
+    pub(super) fn confidence_logits(&self, nodes: &Tensor) -> Result<Tensor> {
+        match &self.confidence {
+            Some(head) => head.mlp.forward(&nodes.detach()),
+            None => Err(no_head("confidence")),
+        }
+    }
+
+    /// The class of each force error in eV/Å: -100 beyond the last.
+    pub(super) fn classes(&self, errors: &[f32]) -> Vec<i64> {
+        let edges = self.confidence.as_ref().map_or(&[][..], |head| &head.edges);
+        let class = |error: &f32| match edges.last().is_some_and(|last| error <= last) {
+            true => edges.partition_point(|edge| edge < error).saturating_sub(1).min(BINS - 1) as i64,
+            false => IGNORE_INDEX,
+        };
+        errors.iter().map(class).collect()
+    }
+
+    /// Whether there is a head for `term` of a loss.
+    pub(super) fn has(&self, term: &str) -> bool {
+        match term {
+            "energy" => true,
+            "forces" => self.forces.is_some(),
+            "stress" => self.stress.is_some(),
+            "confidence" => self.confidence.is_some() && self.forces.is_some(),
+            _ => false,
+        }
+    }
+
     /// Class probabilities of the confidence head, `(nodes, 50)`, of models that have one.
     pub(super) fn confidence(&self, nodes: &Tensor) -> Result<Option<Tensor>> {
         let Some(head) = &self.confidence else { return Ok(None) };
@@ -188,12 +272,16 @@ impl Heads {
     }
 }
 
+fn no_head(name: &str) -> Error {
+    Error::unsupported(format!("this model has no {name} head"))
+}
+
 fn scalar(tensor: &Tensor) -> Result<f64> {
-    Ok(f64::from(tensor.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?))
+    Ok(f64::from(tensor.to_dtype(DType::F32)?.to_scalar::<f32>()?))
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?)
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 fn stress_normalizer(c: &Config, heads: &Weights) -> Result<StressNormalizer> {
@@ -207,18 +295,10 @@ fn stress_normalizer(c: &Config, heads: &Weights) -> Result<StressNormalizer> {
     })
 }
 
-/// The reference energies by atomic number; some releases store them as a matrix of one row.
-fn references(w: &Weights) -> Result<Vec<f64>> {
-    let is_row = w.dims("weight") == Some(&[1, REFERENCES]);
-    let weight = match is_row {
-        true => w.tensor("weight", &[1, REFERENCES])?,
-        false => w.tensor("weight", &[REFERENCES])?,
-    };
-    Ok(floats(&weight)?.into_iter().map(f64::from).collect())
-}
-
-/// Centre of each class.
-fn centres(w: &Weights) -> Result<Vec<f64>> {
-    let edges = floats(&w.tensor("bin_edges", &[BINS + 1])?)?;
-    Ok(edges.windows(2).map(|pair| f64::from(pair[0] + pair[1]) / 2.0).collect())
+/// The reference energies by atomic number, `(elements)`; some releases store them as a matrix of one row.
+fn references(w: &Weights) -> Result<Tensor> {
+    match w.dims("weight") == Some(&[1, REFERENCES]) {
+        true => Ok(w.tensor("weight", &[1, REFERENCES])?.squeeze(0)?),
+        false => w.tensor("weight", &[REFERENCES]),
+    }
 }

@@ -34,6 +34,7 @@ mod features;
 mod gradients;
 mod graph;
 mod heads;
+mod loss;
 mod network;
 mod pipeline;
 mod predict;
@@ -193,7 +194,8 @@ impl Model for Orb {
 
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
-        let model = MoleculeGns::load(&config, &w.at("model"))?;
+        let place = backbone(w);
+        let model = MoleculeGns::load(&config, &w.at(&place))?;
         // A backbone without heads has embeddings alone.
         let heads = match w.has("heads", true) {
             true => Some(Heads::load(&config, w)?),
@@ -203,7 +205,24 @@ impl Model for Orb {
         ["heads", "grad_forces_normalizer", "grad_stress_normalizer"]
             .into_iter()
             .for_each(|name| w.skip(name));
+        // Around a nested backbone are the parts of a denoising model.
+        match place.as_str() {
+            "model.model" => w.skip("model"),
+            "model" if !w.has("heads", true) => w.skip(""),
+            _ => {}
+        }
         Ok(Self { config, model, heads })
+    }
+}
+
+/// The place of the backbone in the checkpoint: `model`, or the root without heads; in a denoising model it is nested
+/// once more.
+fn backbone(w: &Weights) -> String {
+    let place = if w.has("heads", true) { "model" } else { "" };
+    match w.at(place).has("model", false) {
+        true if place.is_empty() => "model".to_string(),
+        true => "model.model".to_string(),
+        false => place.to_string(),
     }
 }
 

@@ -1,17 +1,30 @@
 //! Pipeline of Orb.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::Rng;
 use fauna_shared::item::{Atoms, Embeddings, Item, Tensors};
-use fauna_shared::model::{Card, Evaluation, Pipeline, Potential, Pretrained, SampleSizes, only_known};
-use fauna_shared::{Error, Result};
+use fauna_shared::model::{
+    Card, Collation, Evaluation, Loss, Model, Pipeline, Potential, Pretrained, SampleSizes, Trainable,
+    TrainingBatch, only_known,
+};
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Modules, Weights};
+use fauna_shared::{Error, Result, json};
+use fauna_text::labelled::not_learned;
+use serde_json::Value;
 
 use super::heads::BINS;
+use super::loss::{LossOptions, Targets};
 use super::{Orb, Prediction, Structure, release};
 use fauna_atoms::{cell, check_spin};
 
 /// Maximum number of edges of a batch: enough for all cores, within a bounded memory.
 const EDGES_PER_BATCH: usize = 8192;
+
+/// What is learned.
+const TARGETS: [&str; 3] = ["energy", "forces", "stress"];
 
 /// Inputs of `forward`.
 const INPUTS: [&str; 7] = ["atomic_numbers", "cell", "charge", "n_node", "pbc", "positions", "spin"];
@@ -93,6 +106,10 @@ impl Pipeline for OrbPipeline {
         Ok(Embeddings::new(rows, vec![0; items.len()]))
     }
 
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
+    }
+
     fn potential(&self) -> Result<&dyn Potential> {
         Ok(&self.orb)
     }
@@ -107,6 +124,114 @@ impl Pipeline for OrbPipeline {
             _ => Err(self
                 .cannot(&format!("run \"{method}\" on {} atoms and {} images", sizes.tokens, sizes.images))),
         }
+    }
+}
+
+impl Trainable for OrbPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.orb = Orb::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// The weighted sum of the terms `energy`, `forces`, `stress` and `confidence`, of the structures of `forward` and
+    /// their `energy`, `(structures)` in eV, `forces`, `(atoms, 3)` in eV/Å, and `stress`, `(structures, 6)` in eV/Å³.
+    /// The statistics of the normalizers stay as they are.
+    ///
+    /// Options: `loss_weights`, by default 1 for every term with a target; `train_reference_energies`, by default false.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        only_known(inputs, &[&INPUTS[..], &TARGETS].concat())?;
+        let options = LossOptions::of(options)?;
+        let structures = named(structures(inputs)?.iter(), |atoms| self.orb.structure(atoms))?;
+        let atoms = structures.iter().map(Structure::len).sum::<usize>();
+        let target = |name: &str, count: usize| -> Result<Option<Vec<f64>>> {
+            match numbers(inputs, name)? {
+                Some(values) if values.len() != count => {
+                    let found = values.len();
+                    Err(Error::input(format!("{name} has {found} numbers, expected {count}")))
+                }
+                Some(values) if !values.iter().all(|value| value.is_finite()) => {
+                    Err(Error::input(format!("{name} holds a value that is no number")))
+                }
+                values => Ok(values),
+            }
+        };
+        let single = |values: Vec<f64>| singles(&values);
+        let targets = Targets {
+            energy: target("energy", structures.len())?,
+            forces: target("forces", 3 * atoms)?.map(single),
+            stress: target("stress", 6 * structures.len())?.map(single),
+        };
+        self.orb.loss(&structures, &targets, &options)
+    }
+
+    /// One graph of all structures. A target is given if all examples have it.
+    fn collate(&self, examples: &[Example], _: &Collation) -> Result<TrainingBatch> {
+        let (mut structures, mut known) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+        for example in examples {
+            let Example::Atoms { atoms, energy, forces, stress } = example else {
+                return Err(not_learned(example, "atoms"));
+            };
+            if forces.as_ref().is_some_and(|forces| forces.len() != atoms.numbers.len()) {
+                return Err(Error::input(format!("forces are not those of {} atoms", atoms.numbers.len())));
+            }
+            known[0].push(energy.map(|energy| vec![energy]));
+            known[1].push(forces.as_ref().map(|forces| forces.concat()));
+            known[2].push(stress.map(|stress| stress.to_vec()));
+            structures.push(atoms);
+        }
+        if structures.is_empty() {
+            return Err(Error::input("no structures to learn from"));
+        }
+        let (count, cpu) = (structures.len(), &Device::Cpu);
+        let atoms: usize = structures.iter().map(|atoms| atoms.numbers.len()).sum();
+        let flat = |of: &dyn Fn(&Atoms) -> Vec<f64>| -> Vec<f64> {
+            structures.iter().flat_map(|atoms| of(atoms)).collect()
+        };
+        let table = |values: Vec<f64>, shape: &[usize]| Ok::<_, Error>(Tensor::from_vec(values, shape, cpu)?);
+        let numbers: Vec<i64> =
+            structures.iter().flat_map(|atoms| &atoms.numbers).map(|number| i64::from(*number)).collect();
+        let counts: Vec<i64> = structures.iter().map(|atoms| atoms.numbers.len() as i64).collect();
+        let periodic: Vec<i64> = structures.iter().flat_map(|atoms| atoms.periodic).map(i64::from).collect();
+        let cells = flat(&|atoms| atoms.cell.unwrap_or_default().concat());
+        let mut inputs = Tensors::from([
+            ("atomic_numbers".to_string(), Tensor::from_vec(numbers, atoms, cpu)?),
+            ("n_node".to_string(), Tensor::from_vec(counts, count, cpu)?),
+            ("pbc".to_string(), Tensor::from_vec(periodic, (count, 3), cpu)?),
+            ("cell".to_string(), table(cells, &[count, 3, 3])?),
+            ("positions".to_string(), table(flat(&|atoms| atoms.positions.concat()), &[atoms, 3])?),
+        ]);
+        if self.orb.config().is_conditioned() {
+            let known: [(&str, fn(&Atoms) -> Option<f64>); 2] =
+                [("charge", |atoms| atoms.charge), ("spin", |atoms| atoms.spin)];
+            for (name, of) in known {
+                let values: Option<Vec<f64>> = structures.iter().map(|atoms| of(atoms)).collect();
+                let missing = || Error::input(format!("a structure has no {name}, which this model needs"));
+                inputs.insert(name.to_string(), table(values.ok_or_else(missing)?, &[count])?);
+            }
+        }
+        let shapes: [&[usize]; 3] = [&[count], &[atoms, 3], &[count, 6]];
+        for ((name, values), shape) in TARGETS.iter().zip(known).zip(shapes) {
+            match values.iter().flatten().count() {
+                0 => {}
+                found if found < count => {
+                    return Err(Error::input(format!("{found} of {count} structures have {name}"))
+                        .hint("a data set must know the same of all its structures"));
+                }
+                _ => {
+                    let values: Vec<f64> = values.into_iter().flatten().flatten().collect();
+                    inputs.insert((*name).to_string(), table(values, shape)?);
+                }
+            }
+        }
+        Ok(TrainingBatch::new(inputs))
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^(heads|node_head|graph_head|stress_head)\.")
+    }
+
+    fn modules(&self) -> Modules {
+        Arc::new(release::current_name)
     }
 }
 

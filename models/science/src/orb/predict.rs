@@ -36,11 +36,7 @@ impl Orb {
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a checkpoint without heads, and for electrostatics of a
     /// partly periodic structure.
     pub fn predict(&self, structures: &[Structure]) -> Result<Prediction> {
-        let heads = self.heads.as_ref().ok_or_else(|| {
-            Error::unsupported(
-                "this checkpoint is a backbone without heads: it has embeddings and no energies",
-            )
-        })?;
+        let heads = self.heads()?;
         if structures.is_empty() {
             return Ok(Prediction::default());
         }
@@ -49,6 +45,15 @@ impl Orb {
             true => self.conservative(heads, &graph),
             false => self.direct(heads, &graph),
         }
+    }
+
+    /// The heads.
+    pub(super) fn heads(&self) -> Result<&Heads> {
+        self.heads.as_ref().ok_or_else(|| {
+            Error::unsupported(
+                "this checkpoint is a backbone without heads: it has embeddings and no energies",
+            )
+        })
     }
 
     fn direct(&self, heads: &Heads, graph: &Graph) -> Result<Prediction> {
@@ -162,7 +167,7 @@ impl EdgeGradient {
 }
 
 /// Adds the forces of an energy with these edge gradients to `forces`, and returns its virial in eV.
-fn add_forces(structure: &Structure, slopes: Vec<Vector>, forces: &mut [Vector]) -> Matrix {
+pub(super) fn add_forces(structure: &Structure, slopes: Vec<Vector>, forces: &mut [Vector]) -> Matrix {
     let slope = EdgeGradient::new(structure, slopes);
     for (force, added) in forces.iter_mut().zip(slope.forces(structure)) {
         *force = cell::sum(force, &added);
@@ -171,7 +176,7 @@ fn add_forces(structure: &Structure, slopes: Vec<Vector>, forces: &mut [Vector])
 }
 
 /// The stress in Voigt order from the gradient by strain.
-fn voigt(strain: &Matrix, volume: f64) -> [f64; 6] {
+pub(super) fn voigt(strain: &Matrix, volume: f64) -> [f64; 6] {
     [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)].map(|(i, j)| {
         let stress = (strain[i][j] + strain[j][i]) / 2.0 / volume;
         if stress.abs() < MAX_STRESS { stress } else { 0.0 }
@@ -180,24 +185,34 @@ fn voigt(strain: &Matrix, volume: f64) -> [f64; 6] {
 
 /// Removes the net force and, without a cell, the net torque by the smallest change.
 fn remove_net_force(structure: &Structure, forces: &mut [Vector]) {
-    let mean = |vectors: &[Vector]| {
-        let all = vectors.iter().fold([0.0; 3], |all, vector| cell::sum(&all, vector));
-        all.map(|value| value / vectors.len() as f64)
-    };
-    let drift = mean(forces);
+    let sum = forces.iter().fold([0.0; 3], |all, force| cell::sum(&all, force));
+    let drift = sum.map(|value| value / forces.len() as f64);
     for force in forces.iter_mut() {
         *force = cell::difference(force, &drift);
     }
     if !cell::is_zero(&structure.cell) {
         return;
     }
-    let centre = mean(&structure.positions);
-    let arms: Vec<Vector> =
-        structure.positions.iter().map(|position| cell::difference(position, &centre)).collect();
+    let (arms, inverse) = inverse_inertia(structure);
     let mut torque = [0.0; 3];
-    let mut inertia = [[0.0; 3]; 3];
     for (arm, force) in arms.iter().zip(forces.iter()) {
         torque = cell::sum(&torque, &cell::cross(arm, force));
+    }
+    // The torque of the forces (turn × arm) is the inertia tensor times the turn.
+    let turn = cell::times(&torque, &inverse);
+    for (force, arm) in forces.iter_mut().zip(&arms) {
+        *force = cell::difference(force, &cell::cross(&turn, arm));
+    }
+}
+
+/// The positions of the atoms relative to their mean, and the pseudo-inverse of their inertia tensor.
+pub(super) fn inverse_inertia(structure: &Structure) -> (Vec<Vector>, Matrix) {
+    let positions = &structure.positions;
+    let sum = positions.iter().fold([0.0; 3], |all, position| cell::sum(&all, position));
+    let centre = sum.map(|value| value / positions.len() as f64);
+    let arms: Vec<Vector> = positions.iter().map(|position| cell::difference(position, &centre)).collect();
+    let mut inertia = [[0.0; 3]; 3];
+    for arm in &arms {
         let square = cell::dot(arm, arm);
         for i in 0..3 {
             inertia[i][i] += square;
@@ -206,11 +221,7 @@ fn remove_net_force(structure: &Structure, forces: &mut [Vector]) {
             }
         }
     }
-    // The torque of the forces (turn × arm) is the inertia tensor times the turn.
-    let turn = cell::times(&torque, &pseudo_inverse(&inertia));
-    for (force, arm) in forces.iter_mut().zip(&arms) {
-        *force = cell::difference(force, &cell::cross(&turn, arm));
-    }
+    (arms, pseudo_inverse(&inertia))
 }
 
 /// The Moore-Penrose inverse of a symmetric matrix: collinear atoms have no inertia about their line.

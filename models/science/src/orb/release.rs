@@ -1,10 +1,9 @@
 //! Names of releases, their configs, and the tensor names of older ones.
 
-use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::error::first_five;
 use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::Files;
-use fauna_shared::weights::{Inventory, Name, Weights};
+use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
@@ -170,7 +169,7 @@ const LEGACY: [(&str, &str); 5] = [
 ];
 
 /// The name of a tensor in newer releases.
-fn current_name(name: &str) -> String {
+pub(super) fn current_name(name: &str) -> String {
     LEGACY.iter().fold(name.to_string(), |name, (old, new)| match name.strip_prefix(old) {
         Some(rest) => format!("{new}{rest}"),
         None => name,
@@ -185,50 +184,11 @@ pub(crate) fn rename(name: &str) -> Name {
     }
 }
 
-/// Prefixes of the backbone in a checkpoint.
-struct Naming {
-    /// Without heads, the backbone has no prefix.
-    is_headless: bool,
-    /// In a denoising model the backbone is nested; other tensors are skipped.
-    is_nested: bool,
-}
-
-impl Naming {
-    fn of(checkpoint: &Checkpoint) -> Self {
-        let is_headless = !checkpoint.names().any(|name| current_name(name).starts_with("heads."));
-        let naming = Self { is_headless, is_nested: false };
-        let is_nested = checkpoint.names().any(|name| naming.whole(name).starts_with("model.model."));
-        Self { is_nested, ..naming }
-    }
-
-    /// The name with the backbone below `model`.
-    fn whole(&self, name: &str) -> String {
-        let name = current_name(name);
-        if self.is_headless { format!("model.{name}") } else { name }
-    }
-
-    fn rename(&self, name: &str) -> Name {
-        let name = self.whole(name);
-        match (self.is_nested, name.strip_prefix("model.")) {
-            (true, Some(inner)) if inner.starts_with("model.") => Name::To(inner.to_string()),
-            (true, Some(_)) => Name::Ignore,
-            _ => Name::To(name),
-        }
-    }
-}
-
 /// Loads the network, with notes on its checkpoint.
 pub(super) fn load(pretrained: &Pretrained) -> Result<(Orb, Inventory, Vec<String>)> {
     let config: Config = pretrained.config()?;
-    let weights = match &pretrained.checkpoint {
-        Some(checkpoint) if pretrained.options.random_weights.is_none() => {
-            let naming = Naming::of(checkpoint);
-            Weights::open(checkpoint, |name| naming.rename(name), pretrained.options.runtime.clone())?
-        }
-        _ => pretrained.weights.clone(),
-    };
-    let orb = Orb::load(config, &weights)?;
-    let inventory = weights.finish()?;
+    let orb = Orb::load(config, &pretrained.weights)?;
+    let inventory = pretrained.weights.finish()?;
     let notes = notes(pretrained, &inventory);
     Ok((orb, inventory, notes))
 }
@@ -329,8 +289,5 @@ mod tests {
         let twice = "stress_head.diag_normaliser.bn.running_var";
         assert_eq!(rename(twice), Name::To("heads.stress.diag_normalizer.bn.running_var".into()));
         assert_eq!(rename("model.atom_emb.embeddings.weight"), Name::Keep);
-        let headless = Naming { is_headless: true, is_nested: true };
-        assert_eq!(headless.rename("model.x"), Name::To("model.x".into()));
-        assert_eq!(headless.rename("noise"), Name::Ignore);
     }
 }
