@@ -26,6 +26,9 @@ pub struct DataArgs {
     /// Columns or features to leave out.
     #[arg(help_heading = "Data", long, value_name = "NAMES", value_delimiter = ',')]
     without: Vec<String>,
+    /// Largest row of JSON or CSV, or line of text, in bytes (default: 16777216).
+    #[arg(help_heading = "Data", long, value_name = "BYTES")]
+    max_line: Option<usize>,
     /// Read labels as classes or as numbers (default: by their values).
     #[arg(help_heading = "Data", long, value_name = "KIND")]
     labels: Option<Labels>,
@@ -68,6 +71,7 @@ impl Data {
         wanted.valid_fraction = args.valid;
         wanted.columns = args.columns.iter().cloned().collect();
         wanted.without = args.without.clone();
+        wanted.max_line = args.max_line.unwrap_or(wanted.max_line);
         wanted.targets = args.labels.map(|labels| match labels {
             Labels::Classes => TargetKind::Classes,
             Labels::Numbers => TargetKind::Values,

@@ -26,7 +26,6 @@ use crate::cli::{Context, Exit};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna tune HuggingFaceTB/SmolLM2-135M-Instruct --data chats --lora 8 --mask-prompt --out tuned\n  \
-                  fauna chat HuggingFaceTB/SmolLM2-135M-Instruct --adapter tuned/best\n  \
                   fauna tune sentence-transformers/all-MiniLM-L6-v2 --data intents.jsonl --head --out intents\n  \
                   fauna tune --from-config tiny/config.json --data texts --full --lr 1e-3 --out tiny-trained\n  \
                   fauna tune HuggingFaceTB/SmolLM2-135M-Instruct --data chats --lora 8 --mask-prompt --out tuned --resume"
