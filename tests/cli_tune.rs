@@ -280,7 +280,7 @@ fn a_run_goes_on_only_with_its_own_options_and_folder() {
 #[test]
 fn whole_checkpoints_open_and_keep_what_was_not_trained() {
     let bench = Bench::new();
-    let base = Checkpoint::open(bench.model.path().join("model.safetensors")).unwrap();
+    let base = Checkpoint::open(&bench.model.path().join("model.safetensors")).unwrap();
     let steps = ["--steps", "4", "--valid-every", "2", "--lr", "1e-2"];
     for (out, options, is_trained) in [
         ("full", &["--full"][..], (|_| true) as fn(&str) -> bool),
@@ -288,7 +288,7 @@ fn whole_checkpoints_open_and_keep_what_was_not_trained() {
         ("only", &["--only", "norm"], |name| name.contains("norm")),
     ] {
         let last = bench.tuned(out, &[&steps[..], options].concat()).join("last");
-        let tuned = Checkpoint::open(last.join("model.safetensors")).unwrap();
+        let tuned = Checkpoint::open(&last.join("model.safetensors")).unwrap();
         assert_eq!(tuned.names().collect::<Vec<_>>(), base.names().collect::<Vec<_>>());
         for (name, before) in base.iter() {
             let after = tuned.get(name).unwrap();

@@ -3,6 +3,8 @@
 //!
 //! Prints median, minimum and maximum of five runs after one warm-up run.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 use std::hint::black_box;
 use std::time::Instant;
 

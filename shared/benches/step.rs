@@ -6,6 +6,8 @@
 //! For each weight format: the median milliseconds of all products of a step, and the bytes of weights read per second.
 //! `FAUNA_ISA` chooses the instruction set.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 use fauna_kernels::attention::{Causal, Mask, Sizes, View, attend};
 use fauna_kernels::blocks::{self, BlockKind, Blocks};
 use fauna_kernels::cpu::isa;

@@ -1,6 +1,8 @@
 //! Adapters as peft writes them: `tests/parity/generate/adapters.py` wrote the cases in `tests/adapters`, with the
 //! weights of their base models and those that peft merges them to.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,8 @@
 //! What computes on a device that is no CPU, beside what computes where a gradient is wanted: the CPU kernels are off, for
 //! the whole process.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor, Var};

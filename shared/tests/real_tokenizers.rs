@@ -1,6 +1,8 @@
 //! The tokenizers of two real checkpoints, against transformers and llama.cpp.
 //! `scripts/fetch_test_models.py` puts the checkpoints in the cache; without them these tests are skipped.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 #[path = "../../tests/support/skip.rs"]
 mod skip;
 

@@ -1,5 +1,7 @@
 //! Finding and downloading files, with an HTTP server on loopback.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 #[path = "support/hub.rs"]
 mod hub;
 

@@ -141,7 +141,7 @@ impl Learner {
                             path.strip_suffix(target.as_str())
                                 .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
                         };
-                        !adapted.iter().any(|path| ends(path))
+                        !adapted.iter().any(ends)
                     };
                     targets
                         .iter()

@@ -1,3 +1,5 @@
+#![allow(clippy::excessive_precision, reason = "numbers as torch prints them")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -382,7 +384,7 @@ fn saved(learner: &Learner) -> BTreeMap<String, (StorageType, Vec<usize>, Vec<u8
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("saved");
     learner.save(&folder).unwrap();
-    let checkpoint = Checkpoint::open(folder.join("model.safetensors")).unwrap();
+    let checkpoint = Checkpoint::open(&folder.join("model.safetensors")).unwrap();
     let tensor = |stored: &crate::checkpoint::StoredTensor| {
         (stored.storage, stored.shape.clone(), stored.bytes.to_vec())
     };

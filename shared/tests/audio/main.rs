@@ -2,6 +2,8 @@
 //!
 //! `reference.safetensors` and the sounds beside it come from `tests/parity/generate/sound.py`.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 mod reading;
 mod reference;
 mod writing;

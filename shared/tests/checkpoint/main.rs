@@ -1,5 +1,7 @@
 //! Reading valid and rejecting invalid checkpoint files of every format.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 mod folders;
 mod gguf;
 mod msgpack;

@@ -3,6 +3,8 @@
 //! `reference.safetensors`, `files.safetensors` and the pictures beside them come from
 //! `tests/parity/generate/picture.py`.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors without gradients")]
+
 mod processors;
 mod reading;
 mod reference;

@@ -89,7 +89,7 @@ impl LossOptions {
     /// The terms of `orb` with targets, and their weights.
     fn terms(&self, orb: &Orb, heads: &Heads, targets: &Targets) -> Result<Vec<(&'static str, f64)>> {
         if let Some(name) = self.weights.iter().flatten().map(|(name, _)| name).find(|name| {
-            !TERMS.contains(&name.as_str()) && !(orb.config.is_conservative() && is_derivative(name))
+            !(TERMS.contains(&name.as_str()) || orb.config.is_conservative() && is_derivative(name))
         }) {
             return Err(Error::input(format!("loss_weights names the term \"{name}\""))
                 .hint(format!("the terms are {}", TERMS.join(", "))));

@@ -201,8 +201,8 @@ impl Trainable for OrbPipeline {
             ("positions".to_string(), table(flat(&|atoms| atoms.positions.concat()), &[atoms, 3])?),
         ]);
         if self.orb.config().is_conditioned() {
-            let known: [(&str, fn(&Atoms) -> Option<f64>); 2] =
-                [("charge", |atoms| atoms.charge), ("spin", |atoms| atoms.spin)];
+            type Known = (&'static str, fn(&Atoms) -> Option<f64>);
+            let known: [Known; 2] = [("charge", |atoms| atoms.charge), ("spin", |atoms| atoms.spin)];
             for (name, of) in known {
                 let values: Option<Vec<f64>> = structures.iter().map(|atoms| of(atoms)).collect();
                 let missing = || Error::input(format!("a structure has no {name}, which this model needs"));
