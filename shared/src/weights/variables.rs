@@ -409,8 +409,10 @@ impl Weights {
 }
 
 fn frozen_blocks(name: &str) -> Error {
-    Error::unsupported(format!("{name} is stored in quantized blocks, which cannot be trained"))
-        .hint("train a LoRA adapter over it, or dequantize the weights when they are loaded")
+    Error::unsupported(format!(
+        "{name} is stored in quantized blocks, as in GGUF files, which cannot be trained"
+    ))
+    .hint("train a LoRA adapter over it, or dequantize the weights when they are loaded")
 }
 
 #[cfg(test)]
