@@ -89,7 +89,7 @@ impl TrainedBias {
 ///     "peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": ["q_proj"], "use_dora": true
 /// }))?;
 /// assert_eq!((config.r, config.lora_alpha, config.use_rslora), (16, 32.0, false));
-/// assert_eq!(AdapterConfig::parse(config.to_json())?, config);
+/// assert_eq!(AdapterConfig::parse(config.to_json())?.to_json(), config.to_json());
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]

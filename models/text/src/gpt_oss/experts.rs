@@ -83,7 +83,8 @@ impl Mlp {
             return Ok(mixed.reshape((batch, time, width))?);
         }
         let count = scores.dim(1)?;
-        let rows: Vec<f32> = transfer::to_host(&scores)?;
+        // Which experts are selected has no gradient; their weights do.
+        let rows: Vec<f32> = transfer::to_host(&scores.detach())?;
         let routes = Routes::of(rows.chunks(count.max(1)), each);
 
         // The selection is copied to the device in one tensor.
