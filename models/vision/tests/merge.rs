@@ -81,7 +81,19 @@ fn merges(name: &str) {
 fn linear_layers_are_merged() {
     merges("llama/adapter_all_linear_rslora");
     merges("llama/adapter_dora");
-    merges("qwen2/adapter_lora_bias_layers");
+    merges("gpt_neox/adapter_attention");
+}
+
+#[test]
+fn a_bias_that_the_model_has_no_tensor_for_is_refused_by_name() {
+    let case = Case::open("qwen2/adapter_lora_bias_layers");
+    let model = ModelFolder::open(&case.folder.join("model")).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("merged");
+    let options = LoadOptions { adapters: case.adapters(), ..LoadOptions::default() };
+    let error = merge(&zoo(), model.path().to_str().unwrap(), &options, &folder, false).unwrap_err();
+    assert!(error.to_string().contains("down_proj.bias"), "{error}");
+    assert!(!folder.exists());
 }
 
 #[test]
