@@ -54,7 +54,11 @@ const OTHERWISE_DEFINED: [(&str, &str, &str); 3] = [
         "word_embeddings.weight",
         "the embedding of the padding token has no gradient, though padded positions have logits",
     ),
-    ("flamingo/train_step_open", "vision_encoder.", "the reference runs the vision encoder without gradients"),
+    (
+        "flamingo/train_step_open",
+        "vision_encoder.",
+        "the reference runs the vision encoder without gradients",
+    ),
     (
         "orb/train_step_direct",
         "",
@@ -114,9 +118,8 @@ impl TrainingCase {
 
     /// Whether the gradient of the variable `name` is not the derivative of the loss by the reference's definition.
     fn is_otherwise_defined(&self, name: &str) -> bool {
-        let is_named = |(case, variable, _): &(&str, &str, &str)| {
-            self.name().contains(case) && name.contains(variable)
-        };
+        let is_named =
+            |(case, variable, _): &(&str, &str, &str)| self.name().contains(case) && name.contains(variable);
         OTHERWISE_DEFINED.iter().any(is_named)
     }
 
