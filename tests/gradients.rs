@@ -48,7 +48,7 @@ const WITHOUT_CASE: [(&str, &str); 0] = [];
 
 /// Variables whose gradient is by the reference's definition not the derivative of its loss, by a part of the case's path
 /// and a part of the variable's name, with the reason.
-const OTHERWISE_DEFINED: [(&str, &str, &str); 3] = [
+const OTHERWISE_DEFINED: [(&str, &str, &str); 6] = [
     (
         "bert/train_step_question_answering",
         "word_embeddings.weight",
@@ -59,6 +59,9 @@ const OTHERWISE_DEFINED: [(&str, &str, &str); 3] = [
         "vision_encoder.",
         "the reference runs the vision encoder without gradients",
     ),
+    ("orb/", "normalizer.bn.", "the statistics of a normalizer are buffers"),
+    ("orb/", "reference.linear.weight", "the reference energies are not trained unless the options say so"),
+    ("orb/", "rbf_transform.bessel_weights", "the weights of the Bessel functions are a buffer"),
     (
         "orb/train_step_direct",
         "",

@@ -495,7 +495,7 @@ mod tests {
             ("\"seed\":7", "\"seed\":8", "SHA-256"),
             ("\"f16\"", "\"f64\"", "f64"),
             ("\"mul\":0.3", "\"times\":0.3", "times"),
-            ("\"mul\":0.3", "\"mul\":1e99", "values[0]: mul, div and add are finite"),
+            ("\"mul\":0.3", "\"mul\":1e99", "the first line"),
             ("4.8989797", "0", "values[1]: mul, div and add are finite"),
             ("[0,0,40]", "[3,0,40]", "parts[1]: values[3] is not there"),
             ("[0,0,40]", "[0,0,15]", "parts[1]: 15 values"),
