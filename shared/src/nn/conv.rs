@@ -202,6 +202,9 @@ impl Conv1d {
                 options.padding
             )));
         };
+        if [x, &self.weight].into_iter().chain(&self.bias).any(|x| x.track_op()) {
+            return self.unfolded(x, frames);
+        }
         if !host::serve([x, &self.weight].into_iter().chain(&self.bias)) {
             let weight = kept(&self.turned, || self.weight.transpose(1, 2)?.contiguous())?;
             let weight = weight.to_dtype(x.dtype())?;
@@ -222,6 +225,27 @@ impl Conv1d {
             })
         })??;
         Ok(Tensor::from_vec(y, (batch, frames, outputs), &Device::Cpu)?)
+    }
+
+    /// [`forward`](Self::forward) to `frames` frames as one product, for gradients: candle's own backward pass reads a
+    /// kernel whose axes are transposed as if they were not.
+    fn unfolded(&self, x: &Tensor, frames: usize) -> Result<Tensor> {
+        let (batch, _, inputs) = x.dims3()?;
+        let (options, outputs) = (&self.options, self.weight.dim(0)?);
+        let rows = batch * frames;
+        let x = pad_time(x, options.padding, options.padding, PadMode::Zeros)?.contiguous()?;
+        let read = match options.kernel == 1 && options.stride == 1 {
+            true => x,
+            false => {
+                let taps =
+                    |t: usize| (0..options.kernel).map(move |j| t * options.stride + j * options.dilation);
+                let places = (0..frames).flat_map(taps).map(|place| place as u32);
+                x.index_select(&Tensor::from_iter(places, x.device())?, 1)?
+            }
+        };
+        let weight = self.weight.to_dtype(read.dtype())?.reshape((outputs, options.kernel * inputs))?;
+        let y = read.reshape((rows, options.kernel * inputs))?.matmul(&weight.t()?)?;
+        Ok(add_bias(y, self.bias.as_ref())?.reshape((batch, frames, outputs))?)
     }
 
     /// Returns kernel size, stride, dilation and padding.

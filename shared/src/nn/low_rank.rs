@@ -137,3 +137,38 @@ pub(crate) fn check(update: &LowRank, outputs: usize, inputs: usize) -> Result<(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn numbers(rows: usize, columns: usize, seed: f32) -> Tensor {
+        let values = (0..rows * columns).map(|i| (seed + i as f32 * 0.7).sin());
+        Tensor::from_iter(values, &Device::Cpu).unwrap().reshape((rows, columns)).unwrap()
+    }
+
+    #[test]
+    fn a_matrix_as_a_tensor_has_its_updates() {
+        let (weight, x) = (numbers(5, 4, 0.1), numbers(3, 4, 0.5));
+        let update = LowRank {
+            a: numbers(2, 4, 1.0),
+            b: numbers(3, 2, 2.0),
+            bias: None,
+            scale: 0.5,
+            rows: 1..4,
+            gain: None,
+        };
+        let magnitude = numbers(1, 3, 3.0).flatten_all().unwrap();
+        let scaled = update.clone().with_magnitude(&magnitude, &weight.narrow(0, 1, 3).unwrap()).unwrap();
+        let matrix = Matrix::variable(weight, Layout::OutIn, Compute::F32).unwrap();
+        let adapted = matrix.clone().with_updates(vec![update.clone(), scaled], false).unwrap();
+        let direct = adapted.multiply(&x, None, None).unwrap();
+        let product = x.matmul(&adapted.tensor().unwrap().t().unwrap()).unwrap();
+        let off = (direct - product).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(off < 1e-5, "{off}");
+        let biased = LowRank { bias: Some(magnitude), ..update };
+        assert!(matrix.with_updates(vec![biased], false).unwrap().tensor().is_err());
+    }
+}

@@ -247,10 +247,7 @@ impl Weights {
         if !variables.select.takes(&name) {
             return Ok(None);
         }
-        if self.adapters().is_some_and(|adapters| adapters.has_update(path)) {
-            return Err(Error::unsupported(format!("{name} is trained in full, and an adapter updates it"))
-                .hint("merge the adapter into the model first, or leave the tensor frozen"));
-        }
+        self.refuse_adapted(path, &name)?;
         let device = self.runtime().device();
         let value = || -> Result<Option<Tensor>> {
             let values = match self.look_up_or_fresh(path, shape, variables.fresh)? {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::nn::Activation;
 use crate::runtime::Runtime;
+use crate::weights::{Select, Variables};
 use candle_core::Var;
 
 fn sound(batch: usize, time: usize, channels: usize) -> Tensor {
@@ -225,4 +226,45 @@ fn elu_and_group_norm_agree_with_candle() {
         assert_near(&y, &norm.forward(tracked.as_tensor()).unwrap(), "group norm");
     }
     assert!(weights.group_norm("n", 4, 6, 1e-5).is_err());
+}
+
+#[test]
+fn gradients_of_input_and_weight_are_slopes() {
+    for (inputs, outputs, options) in [
+        (3, 4, ConvOptions::new(1)),
+        (2, 3, ConvOptions::new(3).dilation(2).padding(2)),
+        (3, 2, ConvOptions::new(4).stride(2).padding(1)),
+        (1, 5, ConvOptions::new(2).stride(3).no_bias()),
+    ] {
+        let variables = Arc::new(Variables::new(Select::All));
+        let load = || {
+            let weights = Weights::seeded(5, Runtime::cpu()).with_variables(&variables, true);
+            weights.conv1d("c", inputs, outputs, options).unwrap()
+        };
+        let x = Var::from_tensor(&sound(2, 9, inputs)).unwrap();
+        let mix = sound(2, options.frames(9).unwrap(), outputs);
+        let loss = || (load().forward(x.as_tensor()).unwrap() * &mix).unwrap().sum_all().unwrap();
+        let back = loss().backward().unwrap();
+        let value = || loss().to_scalar::<f32>().unwrap();
+        for (what, variable) in [("x", x.clone()), ("weight", variables.get("c.weight").unwrap())] {
+            let slopes = values(back.get(&variable).unwrap());
+            let start = values(&variable);
+            for i in 0..start.len() {
+                let shifted = |by: f32| {
+                    let mut values = start.clone();
+                    values[i] += by;
+                    variable.set(&Tensor::from_vec(values, variable.shape(), &Device::Cpu).unwrap()).unwrap();
+                    value()
+                };
+                // The loss is linear in each.
+                let slope = shifted(0.5) - shifted(-0.5);
+                assert!(
+                    (slope - slopes[i]).abs() < 1e-4,
+                    "{options:?}: {what} {i}: {slope} and {}",
+                    slopes[i]
+                );
+            }
+            variable.set(&Tensor::from_vec(start, variable.shape(), &Device::Cpu).unwrap()).unwrap();
+        }
+    }
 }
