@@ -6,6 +6,7 @@ pub mod encodec;
 pub mod jukebox;
 pub mod llark;
 pub mod musicgen;
+mod spectra;
 
 use fauna_shared::model::Family;
 

@@ -20,6 +20,7 @@
 //! ```
 
 mod config;
+mod loss;
 mod overlap;
 mod pipeline;
 mod quantizer;
@@ -224,6 +225,19 @@ impl Encodec {
         let latents = |window: Tensor| self.encoder.forward(&self.normalized(&window)?.0);
         let windows = self.windows(sound)?.into_iter().map(latents).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&windows, 1)?)
+    }
+
+    /// Encodes and decodes `sound`, `(batch, samples, channels)`, as one window without normalization, for training: the
+    /// decoded sound of the same shape, whose gradient reaches the encoder, and the commitment loss.
+    ///
+    /// # Errors
+    /// As [`encode`](Encodec::encode).
+    fn learn(&self, sound: &Tensor, bandwidth: Option<f64>) -> Result<(Tensor, Tensor)> {
+        self.check_sound(sound)?;
+        let quantizers = self.config.quantizers_for(bandwidth)?;
+        let (latents, commitment) = self.quantizer.learn(&self.encoder.forward(sound)?, quantizers)?;
+        let made = self.decoder.forward(&latents)?;
+        Ok((made.narrow(1, 0, sound.dim(1)?)?, commitment))
     }
 
     /// Starts streaming encoding.

@@ -1,16 +1,24 @@
 //! The pipeline of EnCodec: audio to codes, codes to audio, audio embeddings.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::{self, sinc::Sinc};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
-use fauna_shared::{Error, Result};
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, Trainable, TrainingBatch, only_known,
+};
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Modules, Name, Weights};
+use fauna_shared::{Error, Result, json};
+use fauna_text::labelled::not_learned;
 use serde_json::Value;
 
-use super::{Encodec, Encoded};
+use super::loss::{LossOptions, mel_loss};
+use super::{Encodec, Encoded, rename};
+use crate::spectra::{crop, mean_absolute};
 
 /// The tensors of encoded audio: the reference's, and `sampling_rate` and `length`, which restore the original length.
 const CODES: [&str; 5] = ["audio_codes", "audio_scales", "last_frame_pad_length", "sampling_rate", "length"];
@@ -113,6 +121,72 @@ impl EncodecPipeline {
     }
 }
 
+impl Trainable for EncodecPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.network = Encodec::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// The loss of the reconstruction of `input_values`, `(batch, channels, samples)`, as one window without
+    /// normalization, without a discriminator: the weighted sum of the unweighted parts `loss_time`, `loss_mel` and
+    /// `loss_commitment`. The codebooks are not trained.
+    ///
+    /// Options: `bandwidth` in kbit/s; `lambda_time`, `lambda_mel`, `lambda_commitment`; `mel_windows`, `mel_bins`,
+    /// `mel_low` in Hz, `mel_floor`.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        only_known(inputs, &["input_values"])?;
+        let options = LossOptions::of(options)?;
+        let sound = values(inputs, "input_values")?.transpose(1, 2)?.contiguous()?.to_device(&self.device)?;
+        let (made, commitment) = self.network.learn(&sound, options.bandwidth.or(self.bandwidth))?;
+        let time = mean_absolute(&made, &sound)?;
+        let mel = mel_loss(&made, &sound, &options, self.network.config().sampling_rate)?;
+        let sum = ((&time * options.lambda_time)? + (&mel * options.lambda_mel)?)?;
+        let sum = (sum + (&commitment * options.lambda_commitment)?)?;
+        Ok(Loss::mean(sum, sound.dim(0)? as f64)
+            .with_part("loss_time", time)
+            .with_part("loss_mel", mel)
+            .with_part("loss_commitment", commitment))
+    }
+
+    /// A random second of each sound, or `max_length` frames.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let config = self.network.config();
+        let rate = config.sampling_rate as f64;
+        let seconds = match options.max_length {
+            Some(frames) => (frames.max(1) * config.hop_length()) as f64 / rate,
+            None => 1.0,
+        };
+        let (mut rows, mut truncated) = (Vec::new(), 0);
+        for (example, stream) in examples.iter().zip(0..) {
+            let Example::Sound { sound, .. } = example else { return Err(not_learned(example, "sound")) };
+            let samples = self.resampled(sound)?.to_device(&Device::Cpu)?.squeeze(0)?;
+            let channels = samples.t()?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let whole = Sound { rate: config.sampling_rate as u32, channels };
+            let (piece, left) = crop(&whole, seconds, options.seed, stream);
+            truncated += left;
+            rows.push(Tensor::new(piece.channels, &Device::Cpu)?);
+        }
+        if rows.is_empty() {
+            return Err(Error::input("no sounds to learn from"));
+        }
+        let named = [("input_values".to_string(), Tensor::stack(&rows, 0)?)];
+        let mut batch = TrainingBatch::new(Tensors::from(named));
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Err(self.cannot("train a head alone: a codec has none"))
+    }
+
+    fn modules(&self) -> Modules {
+        Arc::new(|name| match rename(&format!("{name}.weight")) {
+            Name::To(name) => name.strip_suffix(".weight").map_or(name.clone(), str::to_string),
+            _ => name.to_string(),
+        })
+    }
+}
+
 impl Pipeline for EncodecPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -120,6 +194,10 @@ impl Pipeline for EncodecPipeline {
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.call("forward", inputs, &Value::Null)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
@@ -225,7 +303,7 @@ fn number(inputs: &Tensors, name: &str) -> Result<Option<usize>> {
     }
 }
 
-fn bandwidth(options: &Value) -> Result<Option<f64>> {
+pub(super) fn bandwidth(options: &Value) -> Result<Option<f64>> {
     match &options["bandwidth"] {
         Value::Null => Ok(None),
         value => value

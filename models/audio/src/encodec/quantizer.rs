@@ -5,6 +5,7 @@ use fauna_shared::Result;
 use fauna_shared::weights::Weights;
 
 use super::config::Config;
+use crate::spectra::{mean_square, straight_through};
 
 /// The residual vector quantizer, the coarsest codebook first.
 pub(super) struct Quantizer {
@@ -20,7 +21,8 @@ impl Quantizer {
     pub fn load(c: &Config, w: &Weights) -> Result<Self> {
         let codebook = |q: usize| -> Result<Codebook> {
             let w = w.at_index("layers", q).at("codebook");
-            Ok(Codebook { embed: w.tensor("embed", &[c.codebook_size, c.hidden_size])? })
+            // Codebooks are moving averages of what they encode, and not trained by gradients.
+            Ok(Codebook { embed: w.tensor("embed", &[c.codebook_size, c.hidden_size])?.detach() })
         };
         Ok(Self { layers: (0..c.num_quantizers()).map(codebook).collect::<Result<_>>()? })
     }
@@ -43,6 +45,24 @@ impl Quantizer {
             codes.push(nearest.reshape((batch, frames))?);
         }
         Ok(Tensor::stack(&codes, 1)?)
+    }
+
+    /// Quantizes `x`, `(batch, frames, hidden_size)`, for training: the embeddings with the gradient of `x`, and the
+    /// commitment loss: the mean over the codebooks of the mean squared distance of each residual to its embedding.
+    pub fn learn(&self, x: &Tensor, quantizers: usize) -> Result<(Tensor, Tensor)> {
+        let (batch, frames, width) = x.dims3()?;
+        let states = x.to_dtype(DType::F32)?.reshape((batch * frames, width))?;
+        let (mut residual, mut sum, mut distances) = (states.clone(), states.zeros_like()?, Vec::new());
+        for layer in self.layers.iter().take(quantizers) {
+            let embed = layer.embed.to_dtype(DType::F32)?;
+            let entries = embed.index_select(&nearest(&residual.detach(), &embed)?, 0)?;
+            distances.push(mean_square(&residual, &entries)?);
+            residual = (residual - &entries)?;
+            sum = (sum + entries)?;
+        }
+        let commitment = Tensor::stack(&distances, 0)?.mean_all()?;
+        let quantized = straight_through(&states, &sum)?.reshape((batch, frames, width))?;
+        Ok((quantized.to_dtype(x.dtype())?, commitment))
     }
 
     /// Sums the embeddings of `codes`, `(batch, quantizers, frames)` of u32: `(batch, frames, hidden_size)`.
