@@ -95,6 +95,11 @@ impl MusicGenerator {
         }
     }
 
+    /// Replaces the network by one of the same config.
+    pub(super) fn set_network(&mut self, network: MusicGen) {
+        self.network = network;
+    }
+
     /// The network.
     pub fn network(&self) -> &MusicGen {
         &self.network
@@ -157,17 +162,20 @@ impl MusicGenerator {
         groups
     }
 
+    /// Tokenizes a description; no tokens for an empty one.
+    pub(super) fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
+        if text.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the model has no tokenizer for text prompts")
+                .hint("put T5's tokenizer.json or spiece.model next to the weights")
+        })?;
+        tokenizer.encode(text, true)
+    }
+
     fn plan(&self, prompt: &MusicPrompt) -> Result<PreparedPrompt> {
-        let ids = match prompt.text.trim().is_empty() {
-            true => Vec::new(),
-            false => {
-                let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
-                    Error::new(ErrorKind::NotFound, "the model has no tokenizer for text prompts")
-                        .hint("put T5's tokenizer.json or spiece.model next to the weights")
-                })?;
-                tokenizer.encode(&prompt.text, true)?
-            }
-        };
+        let ids = self.text_ids(&prompt.text)?;
         if ids.len() > MAX_TEXT_LENGTH {
             return Err(Error::input(format!(
                 "the text has {} tokens, the maximum is {MAX_TEXT_LENGTH}",
@@ -191,7 +199,7 @@ impl MusicGenerator {
     }
 
     /// Encodes audio of any sampling rate, mono or stereo; returns one list per codebook.
-    fn codes_of(&self, sound: &Sound) -> Result<Vec<Vec<u32>>> {
+    pub(super) fn codes_of(&self, sound: &Sound) -> Result<Vec<Vec<u32>>> {
         let config = self.network.config();
         let (rate, channels) = (config.audio_encoder.sampling_rate as u32, self.channels());
         let sound = with_channels(sound.clone(), channels)?;

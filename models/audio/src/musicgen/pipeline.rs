@@ -6,9 +6,15 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
-use fauna_shared::weights::Inventory;
-use fauna_shared::{Error, Result};
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, Trainable, TrainingBatch, only_known,
+};
+use fauna_shared::nn::{IGNORE_INDEX, cross_entropy};
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Inventory, Weights};
+use fauna_shared::{Error, Result, json};
+use fauna_text::causal::{labels, no_options};
+use fauna_text::labelled::not_learned;
 use fauna_text::words;
 use serde_json::Value;
 
@@ -17,6 +23,7 @@ use super::original::FEATURES;
 use super::pattern::DelayPattern;
 use super::write::WindowDecoder;
 use super::{EncodedText, MusicGen, original};
+use crate::spectra::crop;
 
 /// The reference's default length, in columns.
 const DEFAULT_COLUMNS: usize = 1500;
@@ -27,6 +34,8 @@ pub struct MusicGenPipeline {
     card: Card,
     /// `generation_config.json`.
     generation: Value,
+    /// Whether the release has the language model, the codec and the text encoder in files of their own.
+    is_original: bool,
 }
 
 /// Loads the network from any format.
@@ -88,7 +97,7 @@ impl MusicGenPipeline {
             generator = generator.with_windows(window.unwrap_or(30.0), stride)?;
         }
         let generation = pretrained.generation_config()?;
-        Ok(Self { generator, card, generation })
+        Ok(Self { generator, card, generation, is_original: original::is_original(pretrained) })
     }
 
     /// The generator, which also returns the codes.
@@ -165,17 +174,9 @@ impl MusicGenPipeline {
                 Tensor::full(network.config().decoder.pad_token_id, (batch * codebooks, 1), &Device::Cpu)?
             }
         };
-        let (rows, time) = ids.dims2()?;
+        let (rows, _) = ids.dims2()?;
         let batch = rows / codebooks;
-        let expected = text.as_ref().map_or(Ok(batch), |text| text.states.dim(0))?;
-        if batch * codebooks != rows || batch != expected || time == 0 {
-            return Err(Error::input(format!("decoder_input_ids have the shape {:?}", ids.dims()))
-                .hint(format!("expected (batch {expected} * {codebooks} codebooks, sequence)")));
-        }
-        let by_time =
-            ids.reshape((batch, codebooks, time))?.transpose(1, 2)?.flatten_all()?.to_vec1::<u32>()?;
-        let mut state = network.decoder().start(&condition, time)?;
-        let hidden = network.decoder().forward(&by_time, batch, &mut state)?;
+        let hidden = self.decoded(&ids, text.as_ref(), &condition)?;
         let time = hidden.dim(1)?;
         let logits = network.decoder().logits(&hidden)?.reshape((batch, time, codebooks, codes))?;
         let logits = logits.transpose(1, 2)?.reshape((rows, time, codes))?;
@@ -187,6 +188,43 @@ impl MusicGenPipeline {
             out.insert("encoder_last_hidden_state".into(), text.states);
         }
         Ok(out)
+    }
+
+    /// The hidden states of the decoder, `(batch, sequence, hidden_size)`, prepended conditioning included, for the codes
+    /// `ids`, `(batch * codebooks, sequence)` of u32.
+    fn decoded(
+        &self,
+        ids: &Tensor,
+        text: Option<&EncodedText>,
+        condition: &super::decoder::Conditioning,
+    ) -> Result<Tensor> {
+        let network = self.network();
+        let codebooks = network.config().decoder.num_codebooks;
+        let (rows, time) = ids.dims2()?;
+        let batch = rows / codebooks;
+        let expected = text.map_or(Ok(batch), |text| text.states.dim(0))?;
+        if batch * codebooks != rows || batch != expected || time == 0 {
+            return Err(Error::input(format!("decoder_input_ids have the shape {:?}", ids.dims()))
+                .hint(format!("expected (batch {expected} * {codebooks} codebooks, sequence)")));
+        }
+        let by_time =
+            ids.reshape((batch, codebooks, time))?.transpose(1, 2)?.flatten_all()?.to_vec1::<u32>()?;
+        let mut state = network.decoder().start(condition, time)?;
+        network.decoder().forward(&by_time, batch, &mut state)
+    }
+
+    /// What the decoder reads to predict `labels`, `(batch, sequence, codebooks)`: the codes one step later, `(batch *
+    /// codebooks, sequence)`.
+    fn shifted(&self, labels: &Tensor) -> Result<Tensor> {
+        let (batch, time, codebooks) = labels.dims3()?;
+        let start = i64::from(self.network().config().decoder.pad_token_id);
+        let rows: Vec<i64> = labels.to_dtype(DType::I64)?.transpose(1, 2)?.flatten_all()?.to_vec1()?;
+        let shift = |row: &[i64]| {
+            let codes = row[..time - 1].iter().map(|code| if *code == IGNORE_INDEX { start } else { *code });
+            [start].into_iter().chain(codes).collect::<Vec<i64>>()
+        };
+        let ids: Vec<i64> = rows.chunks_exact(time).flat_map(shift).collect();
+        self.unsigned(&Tensor::from_vec(ids, (batch * codebooks, time), &Device::Cpu)?)
     }
 
     /// The reference's `generate`: `audio_codes`, `(1, batch, codebooks, frames)`, `audio_values`, `(batch, channels,
@@ -311,6 +349,146 @@ impl MusicGenPipeline {
     }
 }
 
+/// Seconds of music that are learned at once.
+const SECONDS: f64 = 30.0;
+
+impl Trainable for MusicGenPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.generator.set_network(MusicGen::load(json::typed(config.clone())?, weights)?);
+        Ok(())
+    }
+
+    /// The cross entropy of the codes `labels`, `(batch, sequence, codebooks)`, for each codebook the mean over its labels,
+    /// and their mean. -100 and the special code are no labels. `decoder_input_ids`, `(batch * codebooks, sequence)`, are
+    /// what the decoder reads, by default the labels one step later; the other inputs are as in `forward`. The codec is not
+    /// trained.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        no_options(options)?;
+        let network = self.network();
+        let known: &[&str] = match network.config().has_melody() {
+            true => &["input_ids", "attention_mask", "decoder_input_ids", "labels", "input_features"],
+            false => &["input_ids", "attention_mask", "decoder_input_ids", "labels"],
+        };
+        only_known(inputs, known)?;
+        let config = &network.config().decoder;
+        let labels = labels(inputs)?;
+        let (batch, time, codebooks) = match *labels.dims() {
+            [batch, time, codebooks] if codebooks == config.num_codebooks && batch * time > 0 => {
+                (batch, time, codebooks)
+            }
+            ref found => {
+                return Err(Error::input(format!("labels have the shape {found:?}"))
+                    .hint(format!("expected (batch, sequence, {} codebooks)", config.num_codebooks)));
+            }
+        };
+        let text = self.text(inputs)?;
+        let condition = network.condition(text.as_ref(), inputs.get("input_features"), false)?;
+        let ids = match inputs.get("decoder_input_ids") {
+            Some(ids) => self.unsigned(ids)?,
+            None => self.shifted(labels)?,
+        };
+        let hidden = self.decoded(&ids, text.as_ref(), &condition)?;
+        let length = hidden.dim(1)?;
+        if hidden.dim(0)? != batch || length < time {
+            return Err(Error::input(format!("labels of {batch} rows of {time} steps"))
+                .hint("expected as many as decoder_input_ids"));
+        }
+        // Without the prepended conditioning.
+        let hidden = hidden.narrow(1, length - time, time)?.contiguous()?;
+        let logits = network.decoder().logits(&hidden)?.reshape((batch, time, codebooks, ()))?;
+        let special = i64::from(config.pad_token_id);
+        let said: Vec<i64> = labels.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+        let (mut terms, mut count) = (Vec::with_capacity(codebooks), 0);
+        for codebook in 0..codebooks {
+            let own = said.iter().skip(codebook).step_by(codebooks);
+            let own = own.map(|code| if *code == special { IGNORE_INDEX } else { *code }).collect();
+            let own = Tensor::from_vec(own, (batch, time), &Device::Cpu)?;
+            let logits = logits.narrow(2, codebook, 1)?.squeeze(2)?.contiguous()?;
+            let (loss, labels) = cross_entropy(&logits, &own)?;
+            if labels == 0 {
+                return Err(Error::input(format!("no code of codebook {codebook} has a label")));
+            }
+            terms.push(loss);
+            count += labels;
+        }
+        Ok(Loss::mean(Tensor::stack(&terms, 0)?.mean_all()?, count as f64))
+    }
+
+    /// A random part of each sound, 30 seconds or `max_length` frames, as codes in the delay pattern: `labels`,
+    /// `decoder_input_ids`, and `input_ids` and `attention_mask` of the descriptions. A melody model reads the chromagram
+    /// of the same part.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let network = self.network();
+        let config = network.config();
+        let seconds = match options.max_length {
+            Some(frames) => frames.max(1) as f64 / config.audio_encoder.frame_rate() as f64,
+            None => SECONDS,
+        };
+        let (mut codes, mut texts, mut melodies, mut truncated) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for (example, stream) in examples.iter().zip(0..) {
+            let Example::Sound { sound, caption } = example else {
+                return Err(not_learned(example, "sound"));
+            };
+            let length = sound.channels.first().map_or(0, Vec::len) as f64 / f64::from(sound.rate.max(1));
+            let (piece, left) = crop(sound, seconds.min(length), options.seed, stream);
+            truncated += left;
+            if let (true, Some(chroma)) = (config.has_melody(), self.generator.chroma()) {
+                let melody = chroma.melody(piece.clone())?;
+                let frames = melody.dim(1)?.max(1);
+                let times = config.chroma_length.div_ceil(frames);
+                melodies.push(melody.repeat((1, times, 1))?.narrow(1, 0, config.chroma_length)?);
+            }
+            codes.push(self.generator.codes_of(&piece)?);
+            texts.push(self.generator.text_ids(caption.as_deref().unwrap_or_default())?);
+        }
+        if codes.is_empty() {
+            return Err(Error::input("no sounds to learn from"));
+        }
+        let (codebooks, channels) = (config.decoder.num_codebooks, config.decoder.audio_channels);
+        let special = i64::from(config.decoder.pad_token_id);
+        let patterns: Vec<DelayPattern> = codes
+            .iter()
+            .map(|codes| DelayPattern::of_frames(codebooks, channels, codes.first().map_or(0, Vec::len)))
+            .collect();
+        let columns = patterns.iter().map(DelayPattern::columns).max().unwrap_or(0);
+        // The start column is read and not said.
+        let mut said = Vec::with_capacity(codes.len() * columns * codebooks);
+        for (codes, pattern) in codes.iter().zip(&patterns) {
+            for column in 1..columns {
+                said.extend((0..codebooks).map(|codebook| match pattern.frame(codebook, column) {
+                    Some(frame) => i64::from(codes[codebook][frame]),
+                    None => special,
+                }));
+            }
+        }
+        let labels = Tensor::from_vec(said, (codes.len(), columns - 1, codebooks), &Device::Cpu)?;
+        let read = self.shifted(&labels)?.to_dtype(DType::I64)?;
+        let time = texts.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let (mut ids, mut mask) = (Vec::new(), Vec::new());
+        for text in &texts {
+            ids.extend((0..time).map(|i| text.get(i).map_or(0, |id| i64::from(*id))));
+            mask.extend((0..time).map(|i| i64::from(i < text.len())));
+        }
+        let table = |values: Vec<i64>| Tensor::from_vec(values, (texts.len(), time), &Device::Cpu);
+        let mut inputs = Tensors::from([
+            ("labels".to_string(), labels),
+            ("decoder_input_ids".to_string(), read),
+            ("input_ids".to_string(), table(ids)?),
+            ("attention_mask".to_string(), table(mask)?),
+        ]);
+        if !melodies.is_empty() {
+            inputs.insert("input_features".into(), Tensor::cat(&melodies, 0)?);
+        }
+        let mut batch = TrainingBatch::new(inputs);
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^decoder\.lm_heads\.")
+    }
+}
+
 impl Pipeline for MusicGenPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -318,6 +496,15 @@ impl Pipeline for MusicGenPipeline {
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_pass(inputs)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        match self.is_original {
+            false => Ok(self),
+            true => Err(self
+                .cannot("be trained: its parts are files of their own")
+                .hint("open the same release in the format of transformers")),
+        }
     }
 
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
