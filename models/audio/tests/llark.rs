@@ -7,8 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::checkpoint::{Checkpoint, Metadata, TensorInfo, write_safetensors};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Sound, Tensors};
-use fauna_shared::model::{LoadOptions, Pipeline};
+use fauna_shared::model::{Collation, LoadOptions, Pipeline};
 use fauna_shared::text::Tokenizer;
+use fauna_shared::train::Example;
 use fauna_shared::zoo::Zoo;
 use fauna_shared::{ErrorKind, Result};
 use serde_json::{Map, Value, json};
@@ -326,4 +327,27 @@ fn a_question_about_a_sound_is_answered() {
     let pipeline = open_folder(folder.path(), usual, None).unwrap();
     let error = made(pipeline.as_ref(), question()).unwrap_err().to_string();
     assert!(error.contains("10 frames per second"), "{error}");
+}
+
+#[test]
+fn an_answer_about_a_sound_is_learned_and_its_question_is_not() {
+    let (folder, settings) = with_tokenizer();
+    let mut pipeline = open_folder(folder.path(), settings, None).unwrap();
+    let audio = &tensors(&case("pipeline"), "inputs.safetensors")["audio"];
+    let sound = Sound { rate: 48, channels: vec![audio.to_vec1().unwrap()] };
+    let question = vec![Item::Sound(sound), "What tempo ?".into()];
+    let example = Example::Completion { prompt: Prompt::Items(question), completion: "w10 w11".into() };
+    let trainable = pipeline.trainable().unwrap();
+    let batch = trainable.collate(&[example], &Collation::default()).unwrap();
+    let labels: Vec<i64> = batch.inputs["labels"].flatten_all().unwrap().to_vec1().unwrap();
+    let ids: Vec<i64> = batch.inputs["input_ids"].flatten_all().unwrap().to_vec1().unwrap();
+    // The words of the answer, and the mark that ends a turn.
+    assert_eq!(labels[labels.len() - 3..], [10, 11, 3]);
+    assert!(labels[..labels.len() - 3].iter().all(|label| *label == -100));
+    let frames = ids.iter().filter(|id| **id == 51).count();
+    assert_eq!(batch.inputs["audio_encodings"].dims()[..2], [1, frames]);
+    let loss: f32 = trainable.loss(&batch.inputs, &Value::Null).unwrap().value.to_scalar().unwrap();
+    assert!(loss.is_finite() && loss > 0.0, "{loss}");
+    let error = trainable.collate(&[Example::Text("x".into())], &Collation::default()).unwrap_err();
+    assert!(error.to_string().contains("completion, chat"), "{error}");
 }

@@ -33,7 +33,7 @@ impl Jukebox {
     }
 
     /// The level of the prior's codes.
-    fn level(&self) -> usize {
+    pub(super) fn level(&self) -> usize {
         self.hps.prior.as_ref().map_or(0, |prior| prior.level)
     }
 

@@ -43,6 +43,7 @@
 mod features;
 mod hps;
 mod labels;
+mod loss;
 mod pipeline;
 mod prior;
 mod vqvae;

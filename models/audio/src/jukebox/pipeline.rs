@@ -1,17 +1,26 @@
 //! The pipeline of Jukebox: codec, audio embeddings, and the reference's methods.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::{self, resample::resample};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
+use fauna_shared::model::{
+    Card, Collation, Loss, Pipeline, Pretrained, Trainable, TrainingBatch, only_known,
+};
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Modules, Name, Weights};
 use fauna_shared::{Error, Result};
+use fauna_text::causal::no_options;
+use fauna_text::labelled::not_learned;
 use serde_json::{Map, Value};
 
 use super::hps::prior_depth;
+use super::loss::{CodecOptions, codec_loss, prior_loss};
 use super::{Jukebox, labels};
+use crate::spectra::crop;
 
 /// LLark's frame rate in Hz.
 const FRAMES_PER_SECOND: f64 = 10.0;
@@ -165,6 +174,31 @@ pub(crate) fn frames_per_second(options: &Map<String, Value>) -> Result<f64> {
 pub(crate) fn states(jukebox: &Jukebox, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
     only_known(inputs, &["music_tokens", "metadata"])?;
     let prior = jukebox.prior()?;
+    let (codes, labels) = codes_and_labels(jukebox, inputs)?;
+    let layer = match options.get("layer") {
+        None | Some(Value::Null) => prior.layers(),
+        Some(layer) => {
+            layer.as_u64().ok_or_else(|| Error::input(format!("layer is {layer}, expected an integer")))?
+                as usize
+        }
+    };
+    let (mut hidden, mut x_conds, mut y_conds) = (Vec::new(), Vec::new(), Vec::new());
+    for (codes, labels) in codes.iter().zip(&labels) {
+        let (x_cond, y_cond) = prior.condition(labels)?;
+        hidden.push(on_host(&prior.hidden(codes, &x_cond, &y_cond, layer)?, DType::F32)?);
+        x_conds.push(on_host(&x_cond, DType::F32)?);
+        y_conds.push(on_host(&y_cond, DType::F32)?);
+    }
+    Ok(Tensors::from([
+        (format!("hidden_states_layer_{layer}"), Tensor::stack(&hidden, 0)?),
+        ("x_cond".to_string(), Tensor::stack(&x_conds, 0)?),
+        ("y_cond".to_string(), Tensor::stack(&y_conds, 0)?),
+    ]))
+}
+
+/// The windows of codes of `music_tokens`, `(batch, n_ctx)`, and their `metadata`, `(batch, 4 + genres)`.
+fn codes_and_labels(jukebox: &Jukebox, inputs: &Tensors) -> Result<(Vec<Vec<u32>>, Vec<labels::Labels>)> {
+    let prior = jukebox.prior()?;
     let codes = inputs.get("music_tokens").ok_or_else(|| Error::input("music_tokens are missing"))?;
     if codes.rank() != 2 || codes.dim(0)? == 0 {
         return Err(Error::input(format!(
@@ -185,25 +219,7 @@ pub(crate) fn states(jukebox: &Jukebox, inputs: &Tensors, options: &Map<String, 
         }
         None => vec![jukebox.unknown()?; codes.len()],
     };
-    let layer = match options.get("layer") {
-        None | Some(Value::Null) => prior.layers(),
-        Some(layer) => {
-            layer.as_u64().ok_or_else(|| Error::input(format!("layer is {layer}, expected an integer")))?
-                as usize
-        }
-    };
-    let (mut hidden, mut x_conds, mut y_conds) = (Vec::new(), Vec::new(), Vec::new());
-    for (codes, labels) in codes.iter().zip(&labels) {
-        let (x_cond, y_cond) = prior.condition(labels)?;
-        hidden.push(on_host(&prior.hidden(codes, &x_cond, &y_cond, layer)?, DType::F32)?);
-        x_conds.push(on_host(&x_cond, DType::F32)?);
-        y_conds.push(on_host(&y_cond, DType::F32)?);
-    }
-    Ok(Tensors::from([
-        (format!("hidden_states_layer_{layer}"), Tensor::stack(&hidden, 0)?),
-        ("x_cond".to_string(), Tensor::stack(&x_conds, 0)?),
-        ("y_cond".to_string(), Tensor::stack(&y_conds, 0)?),
-    ]))
+    Ok((codes, labels))
 }
 
 /// Embeds each sound: the mean of the prior's hidden states over its first window.
@@ -248,6 +264,90 @@ fn on_host(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(x.to_device(&Device::Cpu)?.to_dtype(dtype)?)
 }
 
+/// Seconds of sound that the codec learns from at once.
+const SECONDS: f64 = 3.0;
+
+impl Trainable for JukeboxPipeline {
+    fn reload(&mut self, _config: &Value, weights: &Weights) -> Result<()> {
+        self.jukebox = Jukebox::load(self.jukebox.hps().clone(), weights)?;
+        Ok(())
+    }
+
+    /// The prior's cross entropy in bits of `music_tokens`, `(batch, n_ctx)`, with `metadata` as in `forward`; or the loss
+    /// of the codec on `input_audio`, `(batch, samples, channels)`, over all levels: squared errors over `bandwidth_l2`,
+    /// norms of differences of spectrograms over `bandwidth_spec`, and the commitment loss.
+    ///
+    /// Options of the codec: `bandwidth_l2`, `bandwidth_spec`, `multispectral`, `commit`, `multispec_n_fft`,
+    /// `multispec_hop_length`, `multispec_window_size`.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        if let Some(x) = inputs.get("input_audio") {
+            only_known(inputs, &["input_audio"])?;
+            let options = CodecOptions::of(options)?;
+            let x = x.to_dtype(DType::F32)?.to_device(&self.device)?;
+            return codec_loss(self.jukebox.vqvae(), &x, &options);
+        }
+        no_options(options)?;
+        only_known(inputs, &["music_tokens", "metadata"])?;
+        let (codes, labels) = codes_and_labels(&self.jukebox, inputs)?;
+        prior_loss(self.jukebox.prior()?, &codes, &labels)
+    }
+
+    /// Of a model with a whole prior, a random window of codes of each sound, with the metadata of an unknown song; else
+    /// random sound for the codec, three seconds or `max_length` of its longest hops.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let (codec, rate) = (self.jukebox.vqvae(), f64::from(self.jukebox.rate()));
+        let prior = self.jukebox.prior().ok().filter(|prior| prior.has_head());
+        let hop = codec.hop(codec.levels() - 1);
+        let samples = match (prior, options.max_length) {
+            (Some(_), _) => self.jukebox.window()?,
+            (None, Some(hops)) => hops.max(1) * hop,
+            (None, None) => ((SECONDS * rate) as usize).next_multiple_of(hop),
+        };
+        let (mut rows, mut truncated) = (Vec::new(), 0);
+        for (example, stream) in examples.iter().zip(0..) {
+            let Example::Sound { sound, .. } = example else { return Err(not_learned(example, "sound")) };
+            let whole =
+                Sound { rate: self.jukebox.rate(), channels: vec![mono_at(sound, self.jukebox.rate())?] };
+            let (piece, left) = crop(&whole, samples as f64 / rate, options.seed, stream);
+            truncated += left;
+            let mut piece = piece.channels.concat();
+            piece.resize(samples, 0.0);
+            let row = Tensor::from_vec(piece, (samples, 1), &Device::Cpu)?;
+            rows.push(row.expand((samples, codec.channels()))?.contiguous()?);
+        }
+        if rows.is_empty() {
+            return Err(Error::input("no sounds to learn from"));
+        }
+        let x = Tensor::stack(&rows, 0)?;
+        let inputs = match prior {
+            None => Tensors::from([("input_audio".to_string(), x)]),
+            Some(_) => {
+                let codes = codec.encode(self.jukebox.level(), &x.to_device(&self.device)?)?;
+                let labels = self.jukebox.unknown()?.0;
+                let labels = Tensor::new(vec![labels; rows.len()], &Device::Cpu)?;
+                Tensors::from([
+                    ("music_tokens".to_string(), on_host(&codes, DType::I64)?),
+                    ("metadata".to_string(), labels),
+                ])
+            }
+        };
+        let mut batch = TrainingBatch::new(inputs);
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"prior\.(fc_proj_out|x_out)\.")
+    }
+
+    fn modules(&self) -> Modules {
+        Arc::new(|name| match super::rename(&format!("{name}.weight")) {
+            Name::To(name) => name.strip_suffix(".weight").map_or(name.clone(), str::to_string),
+            _ => name.to_string(),
+        })
+    }
+}
+
 impl Pipeline for JukeboxPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -255,6 +355,10 @@ impl Pipeline for JukeboxPipeline {
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         states(&self.jukebox, inputs, &Map::new())
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {

@@ -19,9 +19,11 @@ const CHUNK: usize = 1024;
 /// Epsilon of the layer norms.
 const NORM_EPS: f64 = 1e-5;
 
-/// The first layers of the prior, without its output head.
+/// The first layers of the prior.
 pub struct Prior {
     embed_tokens: Embedding,
+    /// The output head, if all layers are loaded.
+    fc_proj_out: Option<Linear>,
     pos_emb: Tensor,
     layers: Vec<Layer>,
     metadata_embedding: LabelConditioner,
@@ -72,10 +74,17 @@ impl Prior {
         for skipped in layers..hps.prior_depth {
             stack.skip(&format!("_attn_mods.{skipped}"));
         }
-        prior.skip("fc_proj_out");
+        let fc_proj_out = match layers == hps.prior_depth && prior.has("fc_proj_out", false) {
+            true => Some(prior.linear_no_bias("fc_proj_out", hps.prior_width, codes)?),
+            false => {
+                prior.skip("fc_proj_out");
+                None
+            }
+        };
         let layer = |i| Layer::load(hps, i, &stack.at_index("_attn_mods", i));
         Ok(Self {
             embed_tokens,
+            fc_proj_out,
             pos_emb,
             layers: (0..layers).map(layer).collect::<Result<_>>()?,
             metadata_embedding: LabelConditioner::load(hps, &w.at("metadata_embedding"))?,
@@ -132,6 +141,26 @@ impl Prior {
             x = layer.forward(&x)?;
         }
         Ok(x)
+    }
+}
+
+impl Prior {
+    /// Whether it has its output head.
+    pub fn has_head(&self) -> bool {
+        self.fc_proj_out.is_some()
+    }
+
+    /// The logits of every code of the window given those before it, `(n_ctx, codes)`.
+    ///
+    /// # Errors
+    /// As [`hidden`](Prior::hidden); [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if not all layers are loaded.
+    pub fn logits(&self, codes: &[u32], labels: &Labels) -> Result<Tensor> {
+        let head = self.fc_proj_out.as_ref().ok_or_else(|| {
+            Error::unsupported("the prior is loaded without its last layers and its output head")
+                .hint("open the model with the setting prior_depth, all layers of the prior")
+        })?;
+        let (x_cond, y_cond) = self.condition(labels)?;
+        head.forward(&self.hidden(codes, &x_cond, &y_cond, self.layers.len())?)
     }
 }
 

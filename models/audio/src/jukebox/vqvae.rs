@@ -9,6 +9,7 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 
 use super::hps::VqVaeHps;
+use crate::spectra::{mean_square, straight_through};
 
 /// Maximum number of samples per forward pass; longer audio is processed in windows with overlap.
 const WINDOW: usize = 1 << 18;
@@ -108,6 +109,26 @@ impl VqVae {
     /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside the codebook, or there are no codes.
     pub fn decode(&self, level: usize, codes: &Tensor) -> Result<Tensor> {
         self.decode_by(level, codes, WINDOW)
+    }
+
+    /// Encodes and decodes `x`, `(batch, samples, channels)`, by `level`, for training: the decoded sound, whose gradient
+    /// reaches the encoder, and the commitment loss, the mean squared distance of the encoding to its codes.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) for another number of channels, or samples that are no whole number of
+    /// hops.
+    pub(super) fn learn(&self, level: usize, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (_, time, channels) = x.dims3()?;
+        let hop = self.hop(level);
+        if channels != self.hps.channels || time == 0 || !time.is_multiple_of(hop) {
+            return Err(Error::input(format!("audio of {time} samples and {channels} channels"))
+                .hint(format!("expected {} channels and a multiple of {hop} samples", self.hps.channels)));
+        }
+        let states = self.encoders[level].forward(x)?;
+        let block = &self.bottleneck[level];
+        let entries = block.decode(&block.encode(&states.detach())?)?;
+        let commitment = mean_square(&states, &entries)?;
+        Ok((self.decoders[level].forward(&straight_through(&states, &entries)?)?, commitment))
     }
 
     fn encode_by(&self, level: usize, x: &Tensor, window: usize) -> Result<Tensor> {
@@ -347,7 +368,8 @@ impl Residual {
 
 impl Codebook {
     fn load(hps: &VqVaeHps, w: &Weights) -> Result<Self> {
-        Ok(Self { codebook: w.tensor("codebook", &[hps.l_bins, hps.emb_width])? })
+        // Codebooks are moving averages of what they encode, and not trained by gradients.
+        Ok(Self { codebook: w.tensor("codebook", &[hps.l_bins, hps.emb_width])?.detach() })
     }
 
     /// Returns the nearest code of each frame of `x`, `(batch, frames, emb_width)`: `(batch, frames)` of u32.

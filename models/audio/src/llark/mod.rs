@@ -29,7 +29,7 @@ use fauna_shared::item::Modality;
 use fauna_shared::model::{CausalLm, Family, Keys, Pretrained, Step, no_hook};
 use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::weights::{Inventory, Name, Weights};
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, json};
 use fauna_text::causal::placed;
 use fauna_text::{below_head, llama};
 use serde::Deserialize;
@@ -73,6 +73,8 @@ pub struct LLark {
     /// The token embeddings with the added tokens, if they are next to an unchanged language model.
     embed_tokens: Option<Embedding>,
     mm_projector: Linear,
+    /// Whether the projector is in a file of its own.
+    is_apart: bool,
     device: Device,
 }
 
@@ -98,10 +100,15 @@ impl LLark {
             return Err(Error::unsupported("use_mm_proj or mm_use_audio_start_end false is not implemented"));
         }
         let w = &pretrained.weights;
-        let language = language(pretrained)?;
+        let language = language(&pretrained.config, w).map_err(|error| match error.kind() {
+            ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_path()),
+            _ => error,
+        })?;
         let width = language.hidden_size();
         let project = |w: &Weights| w.linear("mm_projector", config.mm_hidden_size, width);
-        let (mm_projector, embed_tokens, mut inventory) = match adapter(pretrained)? {
+        let adapter = adapter(pretrained)?;
+        let is_apart = adapter.is_some();
+        let (mm_projector, embed_tokens, mut inventory) = match adapter {
             Some((adapter, count)) => {
                 let table = count.map(|count| adapter.embedding("embed_tokens", count, width)).transpose()?;
                 let projector = project(&adapter)?;
@@ -119,7 +126,16 @@ impl LLark {
             whole.parameters += adapter.parameters;
             whole.tensors.extend(adapter.tensors);
         }
-        Ok((Self { language, embed_tokens, mm_projector, device: w.runtime().device().clone() }, whole))
+        let device = w.runtime().device().clone();
+        Ok((Self { language, embed_tokens, mm_projector, is_apart, device }, whole))
+    }
+
+    /// Builds language model and projector again from `config` and `w`.
+    fn reload(&mut self, config: &Value, w: &Weights) -> Result<()> {
+        let keys: Config = json::typed(config.clone())?;
+        self.language = language(config, w)?;
+        self.mm_projector = w.linear("mm_projector", keys.mm_hidden_size, self.language.hidden_size())?;
+        Ok(())
     }
 
     /// Vocabulary size, the added tokens included.
@@ -220,15 +236,12 @@ impl LLark {
 }
 
 /// The language model that the config is of: Llama where it is LLark's own.
-fn language(pretrained: &Pretrained) -> Result<Box<dyn CausalLm>> {
-    let mut config = pretrained.config.clone();
+fn language(config: &Value, w: &Weights) -> Result<Box<dyn CausalLm>> {
+    let mut config = config.clone();
     if matches!(config["model_type"].as_str(), None | Some("wrapped_llamav2")) {
         config["model_type"] = json!("llama");
     }
-    fauna_text::causal_lm(&config, &pretrained.weights).map_err(|error| match error.kind() {
-        ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_path()),
-        _ => error,
-    })
+    fauna_text::causal_lm(&config, w)
 }
 
 /// The position of `<audio_start>` in a sequence, if any.

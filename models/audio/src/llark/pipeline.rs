@@ -1,15 +1,22 @@
 //! The pipeline of LLark: answers questions about music.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Mask, Positions};
 use fauna_shared::generate::{Generation, GenerationConfig};
-use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
+use fauna_shared::item::{Embeddings, Item, Prompt, Role, Tensors};
+use fauna_shared::model::{
+    Card, Collation, Loss, Pipeline, Pretrained, Trainable, TrainingBatch, only_known,
+};
 use fauna_shared::text::{self, Tokenizer};
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Modules, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::called::token_ids;
+use fauna_text::causal::{labels, next_token_loss};
+use fauna_text::labelled::{LabelledTokens, not_learned};
 use fauna_text::{called, words};
 use serde_json::{Map, Value};
 
@@ -188,15 +195,22 @@ impl LLarkPipeline {
 
     /// Formats and tokenizes a prompt; returns its token ids and audio clips.
     fn prompt(&self, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Tensor>)> {
+        self.written(prompt, "")
+    }
+
+    /// [`prompt`](Self::prompt), followed by the text `answer`.
+    fn written(&self, prompt: &Prompt, answer: &str) -> Result<(Vec<u32>, Vec<Tensor>)> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
         let words = prompt::words(prompt)?;
+        let Some((sound, after)) = words.sound else {
+            return Ok((tokenizer.encode(&(words.before + answer), true)?, Vec::new()));
+        };
         let mut ids = tokenizer.encode(&words.before, true)?;
-        let Some((sound, after)) = words.sound else { return Ok((ids, Vec::new())) };
         let jukebox = self.jukebox()?;
         let heard = jukebox.listen(&jukebox::mono_at(sound, jukebox.rate())?, jukebox.prior()?.layers())?;
         let clip = jukebox.pool(&heard.activations, self.frames_per_second)?;
         ids.extend(between(self.tokens, clip.dim(0)?));
-        ids.extend(tokenizer.encode(&after, false)?);
+        ids.extend(tokenizer.encode(&(after + answer), false)?);
         Ok((ids, vec![clip]))
     }
 }
@@ -304,6 +318,76 @@ impl LLarkPipeline {
     }
 }
 
+impl Trainable for LLarkPipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.llark.reload(config, weights)
+    }
+
+    /// The loss of the language model over the tokens with `labels`, `(batch, sequence)`; the other inputs and the
+    /// options are as in `forward`.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        const OPTIONS: [&str; 3] = ["audio_patch_token", "audio_start_token", "audio_end_token"];
+        let none = Map::new();
+        let options = options.as_object().unwrap_or(&none);
+        if let Some(name) = options.keys().find(|name| !OPTIONS.contains(&name.as_str())) {
+            return Err(Error::input(format!("the loss has no option \"{name}\""))
+                .hint(format!("known: {}", OPTIONS.join(", "))));
+        }
+        let (clips, text) = self.clips(inputs, options)?;
+        let ids = words::input_ids(&text, &["input_ids", "attention_mask", "labels"])?;
+        let tokens = audio_tokens(options, self.tokens)?;
+        let hidden = self.read(ids, text.get("attention_mask"), &clips, tokens)?;
+        next_token_loss(self.llark.language.as_ref(), &hidden, labels(inputs)?)
+    }
+
+    /// Prompts with at most one sound and their completions, or conversations whose last turn is the assistant's, in the
+    /// format of LLark's prompts. The completion is learned, as in the reference; sounds are encoded by Jukebox.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let (mut rows, mut clips) = (Vec::with_capacity(examples.len()), Vec::new());
+        for example in examples {
+            let (prompt, completion) = match example {
+                Example::Completion { prompt, completion } => (prompt.clone(), completion.clone()),
+                Example::Chat { turns, tools } if tools.is_empty() => match turns.split_last() {
+                    Some((last, before)) if last.role == Role::Assistant => {
+                        let said = last.items.iter().map(Item::text).collect::<Result<String>>()?;
+                        (Prompt::Chat(before.to_vec()), said)
+                    }
+                    _ => {
+                        return Err(Error::input("the last turn of a conversation is not the assistant's"));
+                    }
+                },
+                Example::Chat { .. } => {
+                    return Err(Error::unsupported("conversations with tools are not implemented"));
+                }
+                other => return Err(not_learned(other, "completion, chat")),
+            };
+            let (before, _) = self.written(&prompt, "")?;
+            let (ids, mut heard) = self.written(&prompt, &format!(" {completion}\n{}", prompt::TURN))?;
+            clips.append(&mut heard);
+            rows.push(LabelledTokens::after(&before, ids, true));
+        }
+        let limit = self.llark.max_position_embeddings();
+        let longest = options.max_length.unwrap_or(limit).min(limit);
+        let pad = self.tokenizer()?.pad_id();
+        let mut batch = LabelledTokens::batch(rows, Some(longest), pad)?;
+        if !clips.is_empty() {
+            batch.inputs.insert("audio_encodings".into(), Tensor::stack(&clips, 0)?);
+        }
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^lm_head\.")
+    }
+
+    fn modules(&self) -> Modules {
+        Arc::new(|name| match name == "lm_head" || name.starts_with("model.") {
+            true => name.to_string(),
+            false => format!("model.{name}"),
+        })
+    }
+}
+
 impl Pipeline for LLarkPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -311,6 +395,13 @@ impl Pipeline for LLarkPipeline {
 
     fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        match self.llark.is_apart {
+            false => Ok(self),
+            true => Err(self.cannot("be trained: its projector is in a file of its own, mm_projector/")),
+        }
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
