@@ -250,7 +250,7 @@ impl Weights {
 
     /// Refuses to train the tensor `name` at `path` in full, if an adapter that was read updates it.
     pub(super) fn refuse_adapted(&self, path: &str, name: &str) -> Result<()> {
-        match self.adapters().is_some_and(|adapters| adapters.updates.contains_key(path)) {
+        match self.adapters().is_some_and(|adapters| adapters.has_update(path)) {
             false => Ok(()),
             true => Err(Error::unsupported(format!("{name} has an adapter, and is to be trained in full"))
                 .hint("merge the adapter into the model first: fauna merge")),
