@@ -37,6 +37,7 @@ class Lab:
     def __init__(self, folder, quick):
         self.folder, self.quick = folder, quick
         self.program = os.environ.get("FAUNA", str(REPOSITORY / "target/release/fauna"))
+        self.example = str(Path(self.program).parent / "examples/tabletop_episodes")
         self.numbers = {}
 
     def pick(self, full, quick):
@@ -52,6 +53,14 @@ class Lab:
         done = subprocess.run(command, cwd=self.folder, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"fauna {arguments[0]} ended with {done.returncode}")
+        return done.stdout
+
+    def tabletop(self, *arguments):
+        """Runs the example tabletop_episodes and returns what it prints."""
+        arguments = [str(argument) for argument in arguments]
+        print("$ tabletop_episodes", shlex.join(arguments), flush=True)
+        done = subprocess.run([self.example, *arguments], cwd=self.folder, stdout=subprocess.PIPE, text=True, check=True)
+        print(done.stdout, end="", flush=True)
         return done.stdout
 
     def tune(self, *arguments):
@@ -566,7 +575,72 @@ def atoms(lab):
     lab.tell("mean error of the forces in meV/Å", force, force_after, "lower")
 
 
-TASKS = [intents, orders, dates, series, clothes, atoms]
+# ---- robot: an OpenVLA from nothing picks up blocks -------------------------------------------------------------------
+
+WORDS = (
+    "<unk> <s> </s> in : what action should the robot take to ? out pick up put on block red green blue yellow purple "
+    "orange"
+).split()
+# Bins of an action's number, and tokens at the end of the vocabulary that no tokenizer has.
+BINS, SPARE = 64, 4
+VLA = {
+    "architectures": ["OpenVLAForActionPrediction"], "model_type": "openvla",
+    "arch_specifier": "no-align+gelu-mlp", "vision_backbone_id": "siglip-vit-so400m", "llm_backbone_id": "llama2-7b-pure",
+    "use_fused_vision_backbone": False, "image_sizes": [64], "image_resize_strategy": "resize-naive",
+    "timm_model_ids": ["vit_so400m_patch14_siglip_224"], "timm_override_act_layers": [None],
+    "timm_model_kwargs": [{"embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "patch_size": 8}],
+    "n_action_bins": BINS, "pad_to_multiple_of": SPARE,
+    "text_config": {
+        "model_type": "llama", "vocab_size": len(WORDS) + BINS + SPARE, "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 200,
+    },
+}
+
+
+def word_tokenizer(words):
+    """A tokenizer.json of whole words, which begins with <unk>, <s> and </s>."""
+    special = [
+        {"id": index, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": True}
+        for index, word in enumerate(words[:3])
+    ]
+    begin, single = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": special,
+        "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [begin, single],
+            "pair": [single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": None,
+        "model": {
+            "type": "WordLevel", "vocab": {word: index for index, word in enumerate(words)}, "unk_token": "<unk>",
+        },
+    }
+
+
+def robot(lab):
+    """A small OpenVLA with initial weights clones the expert of the simulated table-top."""
+    lab.text("vla/config.json", json.dumps(VLA))
+    lab.text("vla/tokenizer.json", json.dumps(word_tokenizer(WORDS)))
+    shutil.rmtree(lab.folder / "episodes", ignore_errors=True)
+    lab.tabletop("record", "episodes", lab.pick(300, 40))
+    config = ["--from-config", "vla/config.json", "--data", "episodes", "--valid", 0.02]
+    lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "vla-start")
+    steps = lab.pick(3000, 100)
+    lab.tune(
+        *config, "--batch", 16, "--lr", 1e-3, "--schedule", "cosine", "--warmup", 50, "--steps", steps,
+        "--valid-every", steps // 3, "--out", "vla-trained",
+    )
+    rates = []
+    for model in ["vla-start/last", "vla-trained/best"]:
+        solved, scenes = re.search(r"(\d+) of (\d+) scenes", lab.tabletop("evaluate", model, lab.pick(40, 10))).groups()
+        rates.append(int(solved) / int(scenes))
+    lab.tell("success rate", *rates)
+
+
+TASKS = [intents, orders, dates, series, clothes, atoms, robot]
 
 
 def main():
