@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Decoder, GenerationConfig, generate};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use serde_json::Value;
 
 use crate::words;
@@ -64,7 +64,7 @@ impl Rows {
             None => vec![0; rows.len()],
             Some(real) => left_padding(real)?,
         };
-        Ok(Self { given: given.to_dtype(DType::I64)?.to_vec2()?, rows, pads })
+        Ok(Self { given: transfer::rows(&given.to_dtype(DType::I64)?)?, rows, pads })
     }
 
     /// Generates with `decoder` and returns the input ids followed by the new tokens, `(batch, sequence)` of int64,

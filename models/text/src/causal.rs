@@ -17,7 +17,7 @@ use fauna_shared::nn::{Embedding, IGNORE_INDEX, Linear, cross_entropy, select_ro
 use fauna_shared::text::{self, ChatTemplate, DefinitionStop, Padding, Tokenizer};
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Inventory, Modules, Name, Weights};
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use serde_json::Value;
 
 use crate::called::token_ids;
@@ -127,7 +127,7 @@ impl LanguageModel {
         let ids = self.checked_ids(ids, mask)?;
         let types = types.map(|types| self.on_device(types)).transpose()?;
         let positions = match positions {
-            Some(positions) => Positions::rows(&positions.to_dtype(DType::U32)?.to_vec2()?)?,
+            Some(positions) => Positions::rows(&transfer::rows(&positions.to_dtype(DType::U32)?)?)?,
             None => Positions::counting(0, time),
         };
         let padding = match mask {
@@ -188,7 +188,7 @@ impl LanguageModel {
     fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let ids = words::input_ids(inputs, &["input_ids", "attention_mask"])?;
         let mask = inputs.get("attention_mask");
-        let rows = called::Rows::new(ids, mask, self.checked_ids(ids, mask)?.to_vec2()?)?;
+        let rows = called::Rows::new(ids, mask, transfer::rows(&self.checked_ids(ids, mask)?)?)?;
         let config = called::config(options, &self.end, self.pad)?;
         Ok(Tensors::from([("sequences".to_string(), rows.sequences(self, &config)?)]))
     }
@@ -660,7 +660,7 @@ pub fn next_token_loss_by(
         let (labels, ids) = (labels.dims(), [batch, time]);
         return Err(Error::input(format!("labels have shape {labels:?}, expected {ids:?}")));
     }
-    let labels: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+    let labels: Vec<Vec<i64>> = transfer::rows(&labels.to_dtype(DType::I64)?)?;
     // Logits are computed only where there is a label.
     let learned = labels.iter().enumerate().flat_map(|(row, labels)| {
         let at = (row * time..).zip(labels.iter().skip(1));

@@ -6,7 +6,7 @@ use fauna_shared::model::TrainingBatch;
 use fauna_shared::nn::{IGNORE_INDEX, select_rows};
 use fauna_shared::text::{ChatTemplate, Message, Tokenizer};
 use fauna_shared::train::Example;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 
 /// A token sequence, and the label of each token: the token itself if it is learned, else -100.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub fn labelled_positions(hidden: &Tensor, labels: &Tensor) -> Result<(Tensor, T
         let (labels, expected) = (labels.dims(), [batch, time]);
         return Err(Error::input(format!("labels have shape {labels:?}, expected {expected:?}")));
     }
-    let labels: Vec<i64> = labels.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+    let labels: Vec<i64> = transfer::to_host(&labels.to_dtype(DType::I64)?)?;
     let learned = (0u32..).zip(labels).filter(|(_, label)| *label != IGNORE_INDEX);
     let (at, labels): (Vec<u32>, Vec<i64>) = learned.unzip();
     if at.is_empty() {

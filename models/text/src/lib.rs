@@ -8,6 +8,8 @@
 //! assert!(names.contains(&"llama"));
 //! ```
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients"))]
+
 pub mod bert;
 pub mod called;
 pub mod causal;

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::{Item, Role, Tensors, Turn};
 use fauna_shared::model::{Pretrained, only_known};
 use fauna_shared::text::{ChatTemplate, Encoding, GgufVocabulary, Message, Padding, Tokenizer};
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, transfer};
 use serde_json::Value;
 
 /// Loads the tokenizer of a checkpoint, from its folder or else its GGUF file; `None` if neither has one.
@@ -112,7 +112,7 @@ fn not_texts() -> Error {
 
 /// Converts an attention mask, `(batch, sequence)`, to booleans, true for real tokens.
 pub fn real_tokens(mask: &Tensor) -> Result<Vec<Vec<bool>>> {
-    let rows: Vec<Vec<i64>> = mask.to_dtype(DType::I64)?.to_vec2()?;
+    let rows: Vec<Vec<i64>> = transfer::rows(&mask.to_dtype(DType::I64)?)?;
     Ok(rows.into_iter().map(|row| row.into_iter().map(|seen| seen != 0).collect()).collect())
 }
 
@@ -127,7 +127,7 @@ pub fn checked_ids(
     vocabulary: usize,
     device: &Device,
 ) -> Result<Tensor> {
-    let mut rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+    let mut rows: Vec<Vec<i64>> = transfer::rows(&ids.to_dtype(DType::I64)?)?;
     let real = mask.map(real_tokens).transpose()?;
     let limit = vocabulary as i64;
     for (r, row) in rows.iter_mut().enumerate() {

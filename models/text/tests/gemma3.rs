@@ -1,6 +1,8 @@
 //! Gemma 3 270M quantized to 4 bits, compared with llama.cpp. `scripts/fetch_test_models.py` downloads it; without it
 //! this test reports that it is skipped.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 #[path = "../../../tests/support/skip.rs"]
 mod skip;
 

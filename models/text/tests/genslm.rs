@@ -1,5 +1,7 @@
 //! GenSLMs: FASTA files, embeddings, likelihoods and generation of genes, and the file layouts of the releases.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::io::{BufReader, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! How examples become the batches that the text models learn from.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 #[path = "../../../tests/support/skip.rs"]
 mod skip;
 

@@ -11,7 +11,7 @@ use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors, bey
 use fauna_shared::model::{Card, Pipeline, Pretrained, Trainable};
 use fauna_shared::nn::softmax;
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use serde_json::Value;
 
 use super::{Bert, SentenceEmbedder, Task, TorchActivation};
@@ -206,7 +206,7 @@ impl BertPipeline {
         let mut labels = Vec::new();
         for place in places {
             let logits = logits.narrow(1, place, 1)?.flatten_all()?.to_dtype(DType::F32)?;
-            let scores: Vec<f32> = softmax(&logits)?.to_vec1()?;
+            let scores: Vec<f32> = transfer::to_host(&softmax(&logits)?)?;
             for id in top_k(&scores, TOP_K) {
                 let label = tokenizer.decode(&[id as u32], false)?.trim().to_string();
                 let (start, end) = encoding.offsets[place];
@@ -219,7 +219,7 @@ impl BertPipeline {
     fn classify(&self, encoding: &Encoding) -> Result<Vec<Label>> {
         let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("classify"))?;
         let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        let scores: Vec<f32> = self.function.forward(&logits)?.flatten_all()?.to_vec1()?;
+        let scores: Vec<f32> = transfer::to_host(&self.function.forward(&logits)?)?;
         let order = top_k(&scores, scores.len());
         Ok(order.into_iter().map(|class| Label::new(self.class(class), scores[class])).collect())
     }
@@ -236,7 +236,7 @@ impl BertPipeline {
     /// begins a new entity. The score of an entity is the mean over its tokens.
     fn entities(&self, encoding: &Encoding) -> Result<Vec<Label>> {
         let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("find entities"))?;
-        let rows: Vec<Vec<f32>> = softmax(&logits.squeeze(0)?.to_dtype(DType::F32)?)?.to_vec2()?;
+        let rows: Vec<Vec<f32>> = transfer::rows(&softmax(&logits.squeeze(0)?.to_dtype(DType::F32)?)?)?;
         let mut found: Vec<(Label, usize)> = Vec::new();
         let mut open: Option<String> = None;
         for (i, scores) in rows.into_iter().enumerate() {
@@ -283,14 +283,14 @@ impl BertPipeline {
         };
         let inside: Vec<bool> = encoding.sequence_ids.iter().map(|text| *text == Some(1)).collect();
         let scores = |logits: Tensor| -> Result<Vec<f32>> {
-            let mut logits: Vec<f32> = logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?;
+            let mut logits: Vec<f32> = transfer::to_host(&logits.squeeze(0)?.to_dtype(DType::F32)?)?;
             for (logit, inside) in logits.iter_mut().zip(&inside) {
                 if !inside {
                     *logit = f32::NEG_INFINITY;
                 }
             }
             let time = logits.len();
-            Ok(softmax(&Tensor::from_vec(logits, time, &Device::Cpu)?)?.to_vec1()?)
+            transfer::to_host(&softmax(&Tensor::from_vec(logits, time, &Device::Cpu)?)?)
         };
         let (start, end) = (scores(start)?, scores(end)?);
         let mut top: Option<(usize, usize, f32)> = None;

@@ -4,7 +4,7 @@ use candle_core::{D, DType, Tensor};
 use fauna_shared::model::Pretrained;
 use fauna_shared::nn::{Linear, l2_normalize};
 use fauna_shared::weights::{Inventory, Name, Weights};
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, transfer};
 
 use super::sentence_config::{DenseConfig, Pooling, SentenceModule, SentenceTransformersConfig};
 
@@ -127,7 +127,7 @@ impl SentenceTransformersConfig {
     fn pool(&self, hidden: &Tensor, mask: &Tensor, prompt: usize) -> Result<Tensor> {
         let device = hidden.device();
         let hidden = hidden.to_dtype(DType::F32)?;
-        let mut rows: Vec<Vec<f32>> = mask.to_dtype(DType::F32)?.to_vec2()?;
+        let mut rows: Vec<Vec<f32>> = transfer::rows(&mask.to_dtype(DType::F32)?)?;
         // Positions count from the first real token, whether or not the prompt is excluded.
         let starts: Vec<usize> = rows.iter().map(|row| first(row).unwrap_or(0)).collect();
         if !self.include_prompt && prompt > 0 {

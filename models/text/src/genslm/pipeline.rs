@@ -12,7 +12,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::train::Example;
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, transfer};
 use serde_json::{Map, Value};
 
 use super::codons::{CodonTokenizer, EncodedGene, Reading};
@@ -264,7 +264,7 @@ impl GenSlm {
         self.for_each_hidden(&coded, None, &mut |i, hidden| {
             let logits = self.network().logits(&hidden)?;
             let logits = logits.ok_or_else(|| self.cannot("score genes: it has no output head"))?;
-            let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
+            let rows: Vec<Vec<f32>> = transfer::rows(&logits.to_dtype(DType::F32)?)?;
             let next = coded[i].ids.iter().skip(1);
             scores[i].codons = rows.iter().zip(next).map(|(row, id)| log_probability(row, *id)).collect();
             Ok(())

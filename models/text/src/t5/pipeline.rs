@@ -13,7 +13,7 @@ use fauna_shared::nn::{IGNORE_INDEX, cross_entropy};
 use fauna_shared::text::{self, Encoding, Padding, Tokenizer};
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Inventory, Weights};
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use serde_json::{Value, json};
 
 use super::{Config, Encoder, Memory, T5};
@@ -211,7 +211,7 @@ impl T5Pipeline {
     /// and the padding token in place of -100.
     fn shifted(&self, labels: &Tensor) -> Result<Tensor> {
         let pad = i64::from(self.pad.unwrap_or(0));
-        let mut rows: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+        let mut rows: Vec<Vec<i64>> = transfer::rows(&labels.to_dtype(DType::I64)?)?;
         for row in &mut rows {
             row.insert(0, i64::from(self.start));
             row.pop();

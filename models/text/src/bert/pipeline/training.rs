@@ -8,7 +8,7 @@ use fauna_shared::nn::{IGNORE_INDEX, binary_cross_entropy, cross_entropy, l2_nor
 use fauna_shared::text::{Encoding, Padding};
 use fauna_shared::train::{Example, Target};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use serde_json::Value;
 
 use super::{BertPipeline, TOKENS};
@@ -165,7 +165,7 @@ fn sequence_loss(config: &Config, logits: &Tensor, labels: &Tensor) -> Result<Lo
 /// `positions`, `(batch)` or `(batch, 1)`, in a sequence of `time` tokens: -100 where they are beyond it, and 0 where they
 /// are negative, as in the reference.
 fn within(positions: &Tensor, time: usize) -> Result<Tensor> {
-    let mut positions: Vec<i64> = positions.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+    let mut positions: Vec<i64> = transfer::to_host(&positions.to_dtype(DType::I64)?)?;
     for position in &mut positions {
         *position = if *position >= time as i64 { IGNORE_INDEX } else { (*position).max(0) };
     }
