@@ -14,7 +14,7 @@ use fauna_shared::nn::l2_normalize;
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::train::{Example, Target};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, ErrorKind, Result, json};
+use fauna_shared::{Error, ErrorKind, Result, json, transfer};
 use fauna_text::causal::no_options;
 use fauna_text::{labelled, words};
 use serde::de::DeserializeOwned;
@@ -107,9 +107,9 @@ pub(crate) fn scalar(w: &Weights, name: &str, shape: &[usize]) -> Result<Tensor>
     Ok(w.tensor(name, shape)?.reshape(())?.to_dtype(DType::F32)?)
 }
 
-/// The number in `scalar`, on the host.
+/// The number in `scalar`, on the host, without its gradient.
 pub(crate) fn number(scalar: &Tensor) -> Result<f32> {
-    Ok(scalar.to_scalar()?)
+    transfer::scalar(&scalar.detach())
 }
 
 /// L2-normalises `x` over its last dimension.
@@ -540,7 +540,7 @@ impl<N: ContrastiveModel + Model> Pipeline for ContrastivePipeline<N> {
         let items: Vec<Item> = [picture].into_iter().chain(labels.iter().copied()).cloned().collect();
         let (vectors, cut) = self.embeddings(&items)?;
         let (picture, texts) = vectors.split_at(1);
-        let cosines: Vec<f32> = Tensor::cat(texts, 0)?.matmul(&picture[0].t()?)?.flatten_all()?.to_vec1()?;
+        let cosines: Vec<f32> = transfer::to_host(&Tensor::cat(texts, 0)?.matmul(&picture[0].t()?)?)?;
         let scores = self.network.probabilities(&cosines);
         let (mut found, mut notes) = (Vec::new(), Vec::new());
         for ((label, score), cut) in labels.iter().zip(scores).zip(&cut[1..]) {

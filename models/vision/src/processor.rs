@@ -6,7 +6,7 @@ use fauna_shared::item::{Image, ImageOptions, Modality, Tensors};
 use fauna_shared::model::{Card, Layout, Pipeline, Pretrained, only_known};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Inventory;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use serde_json::{Value, json};
 
 /// Config files of image processors, in order of preference: of transformers 4 and of transformers 5.
@@ -192,7 +192,7 @@ pub fn to_images(image: &Tensor) -> Result<Vec<Image>> {
                 .hint("expected (height, width, 3) or (images, height, width, 3)"));
         }
     };
-    let values: Vec<i64> = image.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
+    let values: Vec<i64> = transfer::to_host(&image.to_dtype(DType::I64)?)?;
     if let Some(value) = values.iter().find(|value| !(0..=255).contains(*value)) {
         return Err(Error::input(format!("image has a value of {value}: expected 0 to 255")));
     }

@@ -15,7 +15,7 @@ use fauna_shared::nn::IGNORE_INDEX;
 use fauna_shared::text::{self, ChatTemplate, Message, Tokenizer};
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Inventory, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use fauna_text::called::token_ids;
 use fauna_text::causal::{self, next_token_loss_by, placed};
 use fauna_text::labelled::{self, LabelledTokens};
@@ -436,7 +436,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         let marks = match inputs.get("token_type_ids").filter(|_| self.both_ways) {
             None => None,
             Some(types) => {
-                let types: Vec<Vec<i64>> = types.to_dtype(DType::I64)?.to_vec2()?;
+                let types: Vec<Vec<i64>> = transfer::rows(&types.to_dtype(DType::I64)?)?;
                 Some(types.iter().map(|row| row.iter().map(|kind| *kind == 1).collect()).collect())
             }
         };

@@ -1,5 +1,7 @@
 //! The pipelines of DALL·E: missing and damaged files, prompts that are too long, images of unsupported sizes.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The pipeline of MedGemma end to end, against the reference's processor and network.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 

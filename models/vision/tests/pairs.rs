@@ -1,5 +1,7 @@
 //! The pipelines of CLIP and SigLIP, on the checkpoints of their parity cases: embeddings and zero-shot labels.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! Training: how examples become batches, and that their losses are finite.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::path::Path;
 
 use candle_core::{D, DType, Device, Tensor};

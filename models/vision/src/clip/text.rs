@@ -5,7 +5,7 @@ use fauna_shared::attention::Mask;
 use fauna_shared::model::check_sizes;
 use fauna_shared::nn::{Activation, Embedding, LayerNorm};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use serde::Deserialize;
 
 use super::encoder::{Encoder, EncoderConfig};
@@ -144,7 +144,7 @@ impl TextTower {
         };
         let x = self.encoder.forward(x, &mask, self.encoder.depth())?;
         let last_hidden_state = self.final_layer_norm.forward(&x)?;
-        let ids: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let ids: Vec<Vec<i64>> = transfer::rows(&ids.to_dtype(DType::I64)?)?;
         let ends =
             ids.iter().enumerate().map(|(row, ids)| (row * time + self.config.eos_position(ids)) as u32);
         let ends = Tensor::from_iter(ends, last_hidden_state.device())?;

@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::item::Image;
 use fauna_shared::weights::Inventory;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 
 /// Maximum number of pixels of an image that is encoded or decoded.
 const MAX_PIXELS: usize = 1 << 20;
@@ -30,7 +30,7 @@ fn checked_codes(codes: &Tensor, limit: usize, scale: usize, device: &Device) ->
         return Err(Error::input(format!("codes of the shape {:?} have no elements", codes.dims())));
     }
     check_pixels(height.saturating_mul(scale), width.saturating_mul(scale))?;
-    let flat: Vec<i64> = codes.to_dtype(DType::I64)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+    let flat: Vec<i64> = transfer::to_host(&codes.to_dtype(DType::I64)?)?;
     if let Some(code) = flat.iter().find(|code| !(0..limit as i64).contains(*code)) {
         return Err(Error::input(format!("code {code} is outside the codebook of {limit} codes")));
     }
@@ -50,7 +50,7 @@ fn check_pixels(height: usize, width: usize) -> Result<()> {
 /// Converts pixel values, `(batch, height, width, 3)` in 0 to 255, to images.
 fn to_images(values: &Tensor) -> Result<Vec<Image>> {
     let (batch, height, width, _) = values.dims4()?;
-    let values: Vec<f32> = values.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+    let values: Vec<f32> = transfer::to_host(&values.to_dtype(DType::F32)?)?;
     let image = |values: &[f32]| Image {
         width,
         height,

@@ -10,7 +10,7 @@ use fauna_shared::item::{Image, Item, Role, Tensors, Turn};
 use fauna_shared::model::{Pipeline, SampleSizes, TrainingBatch, token_rows};
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::train::Example;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use fauna_text::causal::placed;
 use fauna_text::labelled::{self, LabelledTokens};
 use fauna_text::{called, words};
@@ -75,7 +75,7 @@ pub(crate) fn read(
 
 /// Checks the prompts of a `generate` call: ids of any integer type, `(batch, sequence)`.
 pub(crate) fn prompts(network: &dyn Looks, ids: &Tensor, mask: Option<&Tensor>) -> Result<called::Rows> {
-    let rows = words::checked_ids(ids, mask, network.vocab_size(), &Device::Cpu)?.to_vec2()?;
+    let rows = transfer::rows(&words::checked_ids(ids, mask, network.vocab_size(), &Device::Cpu)?)?;
     called::Rows::new(ids, mask, rows)
 }
 
@@ -259,7 +259,7 @@ pub(crate) fn sample_tokens(
     }
     let mut inputs = token_rows(sizes)?;
     let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("there are no sample tokens"))?;
-    let mut rows: Vec<Vec<i64>> = ids.to_vec2()?;
+    let mut rows: Vec<Vec<i64>> = transfer::rows(&ids)?;
     for row in &mut rows {
         row.iter_mut().take(sizes.images).for_each(|id| *id = i64::from(place));
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::item::Image;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 
 /// Batch size of the vision encoder: larger batches need more memory and are not faster.
 const BATCH_SIZE: usize = 8;
@@ -45,9 +45,11 @@ impl MediaLocations {
 
     /// From a mask, `(batch, sequence, images)`, nonzero where a token attends to an image.
     pub fn table(table: &Tensor) -> Result<Self> {
-        let table: Vec<Vec<Vec<f32>>> = table.to_dtype(DType::F32)?.to_vec3()?;
+        let table = table.to_dtype(DType::F32)?;
+        let (batch, ..) = table.dims3()?;
         let seen = |row: Vec<f32>| row.into_iter().map(|seen| seen != 0.0).collect();
-        Ok(Self { rows: table.into_iter().map(|row| row.into_iter().map(seen).collect()).collect() })
+        let row = |i: usize| Ok(transfer::rows(&table.get(i)?)?.into_iter().map(seen).collect());
+        Ok(Self { rows: (0..batch).map(row).collect::<Result<_>>()? })
     }
 
     /// Removes the first `pads` tokens, the padding, of each sequence.

@@ -16,7 +16,7 @@ use fauna_shared::item::{Image, Modality, Prompt, Turn};
 use fauna_shared::model::{CausalLm, Family, Keys, Pipeline, Pretrained, Release, Step, no_hook};
 use fauna_shared::nn::{Activation, IGNORE_INDEX, Linear};
 use fauna_shared::weights::{Inventory, Name, Weights};
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use fauna_text::{below_head, causal_lm, causal_lm_at, words};
 use serde_json::{Value, json};
 
@@ -406,7 +406,7 @@ impl VisionLanguageModel for Llava {
     /// In the original's ids, -200 stands for an image. Shorter sequences are padded on the right, as in the original.
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)> {
         let real = mask.map(words::real_tokens).transpose()?;
-        let rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let rows: Vec<Vec<i64>> = transfer::rows(&ids.to_dtype(DType::I64)?)?;
         let (place, words) = (self.place(), self.vocab_size() as i64);
         let whole = self.config.image_token.is_none();
         let mut out = Vec::with_capacity(rows.len());
@@ -460,8 +460,8 @@ impl VisionLanguageModel for Llava {
             return Ok(labels.clone());
         }
         let real = mask.map(words::real_tokens).transpose()?;
-        let ids: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-        let labels: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+        let ids: Vec<Vec<i64>> = transfer::rows(&ids.to_dtype(DType::I64)?)?;
+        let labels: Vec<Vec<i64>> = transfer::rows(&labels.to_dtype(DType::I64)?)?;
         let row = |(r, (ids, labels)): (usize, (&Vec<i64>, &Vec<i64>))| {
             let label = |(t, (id, label)): (usize, (&i64, &i64))| {
                 let shown = real.as_ref().is_none_or(|real| real[r][t]);

@@ -17,7 +17,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::nn::{Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use fauna_text::gemma3::{self, Gemma3};
 use fauna_text::words;
 use serde::Deserialize;
@@ -291,7 +291,7 @@ impl VisionLanguageModel for MedGemma {
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)> {
         let image = self.image_token() as usize;
         let known = self.vocab_size().max(image + 1);
-        let rows: Vec<Vec<u32>> = words::checked_ids(ids, mask, known, &Device::Cpu)?.to_vec2()?;
+        let rows: Vec<Vec<u32>> = transfer::rows(&words::checked_ids(ids, mask, known, &Device::Cpu)?)?;
         let words = self.vocab_size();
         if let Some(id) = rows.iter().flatten().find(|id| **id as usize >= words && **id as usize != image) {
             return Err(Error::input(format!("token {id} is outside the vocabulary of {words}")));

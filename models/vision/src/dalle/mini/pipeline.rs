@@ -12,7 +12,7 @@ use fauna_shared::model::{
 use fauna_shared::nn::cross_entropy;
 use fauna_shared::train::Example;
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use fauna_text::causal::no_options;
 use fauna_text::{labelled, words};
 use serde_json::Value;
@@ -295,7 +295,7 @@ fn rows_of(inputs: &Tensors, name: &str) -> Result<Vec<Vec<u32>>> {
     ids.dims2().map_err(|_| {
         Error::input(format!("{name} has the shape {:?}, expected (batch, sequence)", ids.dims()))
     })?;
-    let rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+    let rows: Vec<Vec<i64>> = transfer::rows(&ids.to_dtype(DType::I64)?)?;
     let id = |id: i64| u32::try_from(id).map_err(|_| Error::input(format!("{name}: {id} is not a valid id")));
     rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
 }
@@ -309,7 +309,7 @@ fn text_and_codes(example: &Example) -> Result<(&str, Vec<i64>)> {
         (Item::Codes(codes), Item::Text(text)) | (Item::Text(text), Item::Codes(codes)) => {
             only_known(codes, &["codes"])?;
             let codes = codes.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
-            Ok((text, codes.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?))
+            Ok((text, transfer::to_host(&codes.to_dtype(DType::I64)?)?))
         }
         (Item::Image(_), _) | (_, Item::Image(_)) => Err(Error::unsupported(
             "an image cannot be learned as it is: the encoder of the VQGAN, which makes its codes, is not implemented",

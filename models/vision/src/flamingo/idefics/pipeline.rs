@@ -15,7 +15,7 @@ use fauna_shared::nn::IGNORE_INDEX;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::train::Example;
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use fauna_text::called;
 use fauna_text::called::token_ids;
 use fauna_text::causal::{self, next_token_loss_by};
@@ -165,7 +165,7 @@ impl IdeficsPipeline {
                     self.idefics.vocab_size(),
                     &Device::Cpu,
                 )?;
-                MediaLocations::latest(&ids.to_vec2()?, &counts, self.place, self.end_of_text)
+                MediaLocations::latest(&transfer::rows(&ids)?, &counts, self.place, self.end_of_text)
             }
         }
     }
@@ -186,7 +186,7 @@ impl IdeficsPipeline {
         let (rows, time) = ids.dims2()?;
         let mask = inputs.get("attention_mask");
         let positions = match (inputs.get("position_ids"), mask) {
-            (Some(positions), _) => Positions::rows(&positions.to_dtype(DType::U32)?.to_vec2()?)?,
+            (Some(positions), _) => Positions::rows(&transfer::rows(&positions.to_dtype(DType::U32)?)?)?,
             (None, Some(mask)) => Positions::rows(&counted(&words::real_tokens(mask)?))?,
             (None, None) => Positions::counting(0, time),
         };

@@ -16,7 +16,7 @@ use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::train::Example;
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, ErrorKind, Result, json};
+use fauna_shared::{Error, ErrorKind, Result, json, transfer};
 use fauna_text::called;
 use fauna_text::called::token_ids;
 use fauna_text::causal::next_token_loss_by;
@@ -147,7 +147,7 @@ impl OpenFlamingoPipeline {
         media_token: u32,
     ) -> Result<MediaLocations> {
         let ids = words::checked_ids(ids, mask, self.flamingo.vocab_size(), &Device::Cpu)?;
-        MediaLocations::latest(&ids.to_vec2()?, &media.counts(), media_token, None)
+        MediaLocations::latest(&transfer::rows(&ids)?, &media.counts(), media_token, None)
     }
 
     /// The hidden states after the final norm, `(batch, sequence, hidden_size)`.
