@@ -1,5 +1,7 @@
 //! The pipelines of Jukebox and LLark, on the checkpoints of their parity cases.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 

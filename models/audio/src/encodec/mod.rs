@@ -416,7 +416,7 @@ impl Encodec {
         if !codes.dtype().is_int() {
             return Err(Error::input(format!("codes have the type {:?}, expected integers", codes.dtype())));
         }
-        let flat: Vec<i64> = codes.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+        let flat: Vec<i64> = transfer::to_host(&codes.to_dtype(DType::I64)?)?;
         if let Some(code) = flat.iter().find(|code| !(0..size as i64).contains(*code)) {
             return Err(Error::input(format!("code {code} is outside the codebook of {size} codes")));
         }

@@ -12,7 +12,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Modules, Name, Weights};
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use fauna_text::labelled::not_learned;
 use serde_json::Value;
 
@@ -90,8 +90,11 @@ impl EncodecPipeline {
             self.network.decode(&encoded(codes, None)?)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let samples = sound.dim(1)?;
         let length = number(codes, "length")?.unwrap_or(samples).min(samples);
-        let rows = sound.narrow(1, 0, length)?.transpose(1, 2)?.to_vec3::<f32>()?;
-        Ok(rows.into_iter().map(|channels| Sound { rate: rate as u32, channels }).collect())
+        let sound = sound.narrow(1, 0, length)?.transpose(1, 2)?;
+        let channels = |entry: usize| transfer::rows::<f32>(&sound.get(entry)?);
+        let sounds =
+            (0..sound.dim(0)?).map(|entry| Ok(Sound { rate: rate as u32, channels: channels(entry)? }));
+        sounds.collect()
     }
 
     /// The reference's `encode`.
@@ -296,7 +299,7 @@ fn encoded(inputs: &Tensors, options: Option<&Value>) -> Result<Encoded> {
 /// The value of the one-element tensor `name`, if present.
 fn number(inputs: &Tensors, name: &str) -> Result<Option<usize>> {
     let Some(tensor) = inputs.get(name) else { return Ok(None) };
-    let numbers: Vec<i64> = tensor.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
+    let numbers: Vec<i64> = transfer::to_host(&tensor.to_dtype(DType::I64)?)?;
     match numbers[..] {
         [number] if number >= 0 => Ok(Some(number as usize)),
         _ => Err(Error::input(format!("{name} is {numbers:?}, expected one number, 0 or above"))),

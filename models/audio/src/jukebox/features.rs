@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 
 use super::{Jukebox, Labels};
 
@@ -64,7 +64,7 @@ impl Jukebox {
         let device = prior.device();
         let sound = Tensor::from_vec(padded, (1, window, 1), &Device::Cpu)?.to_device(device)?;
         let sound = sound.expand((1, window, self.vqvae().channels()))?.contiguous()?;
-        let music_tokens: Vec<u32> = self.vqvae().encode(self.level(), &sound)?.flatten_all()?.to_vec1()?;
+        let music_tokens: Vec<u32> = transfer::to_host(&self.vqvae().encode(self.level(), &sound)?)?;
         drop(sound);
         let (x_cond, y_cond) = prior.condition(&self.unknown()?)?;
         let states = prior.hidden(&music_tokens, &x_cond, &y_cond, layers)?;

@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::nn::Embedding;
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 
 use super::hps::PriorHps;
 
@@ -138,7 +138,7 @@ impl RangeEmbedding {
 
 /// Splits `metadata`, `(batch, 4 + genres)` of integers.
 pub fn rows(metadata: &Tensor) -> Result<Vec<Labels>> {
-    Ok(metadata.to_dtype(DType::I64)?.to_vec2()?.into_iter().map(Labels).collect())
+    Ok(transfer::rows(&metadata.to_dtype(DType::I64)?)?.into_iter().map(Labels).collect())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Modules, Name, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use fauna_text::causal::no_options;
 use fauna_text::labelled::not_learned;
 use serde_json::{Map, Value};
@@ -132,7 +132,7 @@ impl JukeboxPipeline {
         if sound.dim(0)? != 1 {
             return Err(Error::input(format!("{} sounds in the codes, expected one", sound.dim(0)?)));
         }
-        let channels = sound.squeeze(0)?.t()?.clamp(-1f32, 1f32)?.to_vec2()?;
+        let channels = transfer::rows(&sound.squeeze(0)?.t()?.clamp(-1f32, 1f32)?)?;
         Ok(Sound { rate: self.jukebox.rate(), channels })
     }
 }
@@ -145,7 +145,7 @@ pub(crate) fn hear(jukebox: &Jukebox, samples: &Tensor, options: &Map<String, Va
             samples.dims()
         )));
     }
-    let samples: Vec<f32> = samples.to_dtype(DType::F32)?.to_vec1()?;
+    let samples: Vec<f32> = transfer::to_host(&samples.to_dtype(DType::F32)?)?;
     let layers = prior_depth(options)?.map_or_else(|| Ok(jukebox.prior()?.layers()), Ok::<_, Error>)?;
     let per_second = frames_per_second(options)?;
     let heard = jukebox.listen(&samples, layers)?;
@@ -207,7 +207,7 @@ fn codes_and_labels(jukebox: &Jukebox, inputs: &Tensors) -> Result<(Vec<Vec<u32>
             prior.n_ctx()
         )));
     }
-    let codes: Vec<Vec<u32>> = ids(codes)?.to_vec2()?;
+    let codes: Vec<Vec<u32>> = transfer::rows(&ids(codes)?)?;
     let labels = match inputs.get("metadata") {
         Some(metadata) if metadata.rank() == 2 && metadata.dim(0)? == codes.len() => labels::rows(metadata)?,
         Some(metadata) => {
@@ -253,7 +253,7 @@ fn music_tokens(level: usize) -> String {
 
 /// Converts codes of any integer type to u32; negative codes are an error.
 fn ids(codes: &Tensor) -> Result<Tensor> {
-    let wide: Vec<i64> = codes.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+    let wide: Vec<i64> = transfer::to_host(&codes.to_dtype(DType::I64)?)?;
     match wide.iter().find(|code| u32::try_from(**code).is_err()) {
         Some(code) => Err(Error::input(format!("{code} is not a valid code"))),
         None => Ok(codes.to_dtype(DType::U32)?.to_device(&Device::Cpu)?),

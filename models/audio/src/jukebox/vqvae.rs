@@ -6,7 +6,7 @@
 use candle_core::{D, DType, Tensor};
 use fauna_shared::nn::{Activation, Conv1d, ConvOptions, ConvTranspose1d};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 
 use super::hps::VqVaeHps;
 use crate::spectra::{mean_square, straight_through};
@@ -157,7 +157,7 @@ impl VqVae {
         if time == 0 {
             return Err(Error::input(format!("there are no codes of level {level} to decode")));
         }
-        let highest = codes.flatten_all()?.max(0)?.to_dtype(DType::U32)?.to_scalar::<u32>()? as usize;
+        let highest = transfer::scalar::<u32>(&codes.flatten_all()?.max(0)?.to_dtype(DType::U32)?)? as usize;
         if highest >= self.hps.l_bins {
             return Err(Error::input(format!(
                 "code {highest} of level {level} is outside the codebook of {}",

@@ -13,7 +13,7 @@ use fauna_shared::model::{
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Modules, Weights};
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, transfer};
 use fauna_text::called::token_ids;
 use fauna_text::causal::{labels, next_token_loss};
 use fauna_text::labelled::{LabelledTokens, not_learned};
@@ -131,7 +131,7 @@ impl LLarkPipeline {
 
     /// Checks the ids of each sequence.
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Vec<Vec<u32>>> {
-        Ok(words::checked_ids(ids, mask, self.llark.vocab_size(), &Device::Cpu)?.to_vec2()?)
+        transfer::rows(&words::checked_ids(ids, mask, self.llark.vocab_size(), &Device::Cpu)?)
     }
 
     /// Splits `inputs` into the audio clips, one per sequence, and the other inputs. `audio` is encoded by Jukebox.
@@ -159,8 +159,7 @@ impl LLarkPipeline {
         let tokens = audio_tokens(options, self.tokens)?;
         let (clips, mut text) = self.clips(inputs, options)?;
         if let (Some(prefix), Some(suffix)) = (text.remove("prefix_ids"), text.remove("suffix_ids")) {
-            let around =
-                |ids: &Tensor| Ok::<_, Error>(ids.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?);
+            let around = |ids: &Tensor| transfer::to_host::<i64>(&ids.to_dtype(DType::I64)?);
             let mut ids = around(&prefix)?;
             if let [clip] = &clips[..] {
                 ids.extend(between(tokens, clip.dim(0)?).map(i64::from));

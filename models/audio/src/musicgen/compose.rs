@@ -9,7 +9,7 @@ use fauna_shared::audio::{self, with_channels};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::Sound;
 use fauna_shared::text::Tokenizer;
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, transfer};
 
 use super::pattern::{DelayPattern, Window, windows};
 use super::write::WindowDecoder;
@@ -208,7 +208,7 @@ impl MusicGenerator {
         let decoder = self.network.decoder();
         let sound = Tensor::new(channels, &Device::Cpu)?.t()?.unsqueeze(0)?.contiguous()?;
         let sound = sound.to_device(decoder.device())?.to_dtype(decoder.activations())?;
-        let codes = self.network.encode(&sound)?.squeeze(0)?.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        let codes = transfer::rows::<u32>(&self.network.encode(&sound)?.squeeze(0)?.to_dtype(DType::U32)?)?;
         match codes.iter().flatten().find(|code| **code as usize >= config.decoder.vocab_size) {
             None => Ok(codes),
             Some(code) => Err(Error::input(format!(
@@ -464,7 +464,7 @@ impl<'a> AudioStreamer<'a> {
             self.generator.network.merge_channels(&sound)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let rate = self.generator.network.config().audio_encoder.sampling_rate as u32;
         for (entry, index) in self.group.iter().enumerate() {
-            let channels = sound.i(entry)?.t()?.to_vec2()?;
+            let channels = transfer::rows(&sound.i(entry)?.t()?)?;
             if (self.each)(*index, Sound { rate, channels }).is_break() {
                 return Ok(ControlFlow::Break(()));
             }

@@ -12,7 +12,7 @@ use fauna_shared::model::{
 use fauna_shared::nn::{IGNORE_INDEX, cross_entropy};
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Inventory, Weights};
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use fauna_text::causal::{labels, no_options};
 use fauna_text::labelled::not_learned;
 use fauna_text::words;
@@ -125,7 +125,7 @@ impl MusicGenPipeline {
 
     /// Converts token ids or codes to u32.
     fn unsigned(&self, ids: &Tensor) -> Result<Tensor> {
-        let lowest = ids.to_dtype(DType::I64)?.flatten_all()?.min(0)?.to_scalar::<i64>()?;
+        let lowest = transfer::scalar::<i64>(&ids.to_dtype(DType::I64)?.flatten_all()?.min(0)?)?;
         match lowest < 0 {
             true => Err(Error::input(format!("{lowest} is not a valid id"))),
             false => Ok(ids.to_dtype(DType::U32)?),
@@ -261,7 +261,9 @@ impl MusicGenPipeline {
             _ => 1.0,
         };
         let rows: Vec<Vec<u32>> = match &given {
-            Some(given) if given.dim(0)? == batch => given.to_dtype(DType::U32)?.flatten(0, 1)?.to_vec2()?,
+            Some(given) if given.dim(0)? == batch => {
+                transfer::rows(&given.to_dtype(DType::U32)?.flatten(0, 1)?)?
+            }
             None => vec![Vec::new(); batch * codebooks],
             Some(given) => {
                 return Err(Error::input(format!("{} sounds for a batch of {batch}", given.dim(0)?)));
