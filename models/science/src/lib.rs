@@ -7,6 +7,8 @@
 //! assert!(names.contains(&"chronos-bolt"));
 //! ```
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients"))]
+
 pub mod chronos;
 pub mod orb;
 pub mod quantiles;

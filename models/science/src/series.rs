@@ -7,7 +7,7 @@ use fauna_shared::generate::{Generation, GenerationConfig, Rng};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Collation, Forecast, ForecastConfig, Forecaster, History, SampleSizes};
 use fauna_shared::train::Example;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use fauna_text::labelled::not_learned;
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ impl Place {
 
 /// The elements of a tensor as float32.
 pub(crate) fn floats(x: &Tensor) -> Result<Vec<f32>> {
-    Ok(x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    transfer::to_host(&x.to_dtype(DType::F32)?)
 }
 
 /// A float32 tensor on the CPU.
@@ -54,7 +54,7 @@ pub(crate) fn rows(inputs: &Tensors, name: &str) -> Result<Vec<Vec<f32>>> {
     if table.rank() != 2 || table.elem_count() == 0 {
         return Err(Error::input(format!("{name} is {:?}, expected (series, steps)", found.dims())));
     }
-    Ok(table.to_dtype(DType::F32)?.to_vec2()?)
+    transfer::rows(&table.to_dtype(DType::F32)?)
 }
 
 /// Checks that every series has steps, a known value and no infinite one.

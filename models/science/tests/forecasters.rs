@@ -1,6 +1,8 @@
 //! What every forecaster must do, whatever its paper: the same claims for each, over its own sample config and weights
 //! made from a seed.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};

@@ -11,7 +11,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::train::Example;
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use serde_json::{Value, json};
 
 use super::chronos2::Chronos2;
@@ -212,7 +212,7 @@ impl Chronos2Pipeline {
     fn groups(&self, inputs: &Tensors, count: usize) -> Result<Vec<i64>> {
         match inputs.get("group_ids") {
             None => Ok((0..count as i64).collect()),
-            Some(ids) if ids.dims() == [count] => Ok(ids.to_dtype(DType::I64)?.to_vec1()?),
+            Some(ids) if ids.dims() == [count] => transfer::to_host(&ids.to_dtype(DType::I64)?),
             Some(ids) => Err(Error::input(format!(
                 "group_ids are {:?}, expected one for each of {count} rows",
                 ids.dims()

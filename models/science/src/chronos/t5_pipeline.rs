@@ -14,7 +14,7 @@ use fauna_shared::model::{
 use fauna_shared::nn::{IGNORE_INDEX, cross_entropy};
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Inventory, Modules, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use fauna_text::causal::{labels, next_token_loss, no_options};
 use fauna_text::t5::T5;
 use fauna_text::words;
@@ -150,7 +150,7 @@ impl ChronosPipeline {
                     contexts.len()
                 )));
             }
-            let ids: Vec<i64> = samples.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+            let ids: Vec<i64> = transfer::to_host(&samples.to_dtype(DType::I64)?)?;
             let ids: Vec<u32> = ids.into_iter().map(|id| id.clamp(0, i64::from(u32::MAX)) as u32).collect();
             let each = (ids.len() / contexts.len()).max(1);
             let values = ids.chunks(each).zip(&contexts);
@@ -411,7 +411,7 @@ impl ChronosPipeline {
             let ids = before[..before.len() - 1].iter();
             ids.map(|id| if *id == IGNORE_INDEX { pad } else { *id }).collect::<Vec<i64>>()
         };
-        let labels: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+        let labels: Vec<Vec<i64>> = transfer::rows(&labels.to_dtype(DType::I64)?)?;
         let ids: Vec<i64> = labels.into_iter().flat_map(row).collect();
         let ids = integers(ids.clone(), (rows, ids.len() / rows))?;
         words::checked_ids(&ids, None, self.chronos.vocabulary, &self.chronos.device)

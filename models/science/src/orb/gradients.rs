@@ -1,7 +1,7 @@
 //! Backpropagation from the energies to the edge vectors, for the forces of conservative models.
 
 use candle_core::{DType, Tensor, Var};
-use fauna_shared::Result;
+use fauna_shared::{Result, transfer};
 
 use super::electrostatics::{Field, field};
 use super::heads::Heads;
@@ -126,12 +126,12 @@ impl Orb {
 
 /// The values of a column, `(rows, 1)`.
 pub(super) fn column(tensor: &Tensor) -> Result<Vec<f64>> {
-    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let values: Vec<f32> = transfer::to_host(&tensor.detach().to_dtype(DType::F32)?)?;
     Ok(values.into_iter().map(f64::from).collect())
 }
 
 /// The rows of `(rows, N)`.
 pub(super) fn rows<const N: usize>(tensor: &Tensor) -> Result<Vec<[f64; N]>> {
-    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let values: Vec<f32> = transfer::to_host(&tensor.detach().to_dtype(DType::F32)?)?;
     Ok(values.as_chunks::<N>().0.iter().map(|row| row.map(f64::from)).collect())
 }

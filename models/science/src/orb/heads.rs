@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use fauna_shared::nn::{IGNORE_INDEX, Mlp};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 
 use super::network::load_mlp;
 use super::{Architecture, Config, Graph};
@@ -277,11 +277,11 @@ fn no_head(name: &str) -> Error {
 }
 
 fn scalar(tensor: &Tensor) -> Result<f64> {
-    Ok(f64::from(tensor.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+    Ok(f64::from(transfer::scalar::<f32>(&tensor.detach().to_dtype(DType::F32)?)?))
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    transfer::to_host(&tensor.detach().to_dtype(DType::F32)?)
 }
 
 fn stress_normalizer(c: &Config, heads: &Weights) -> Result<StressNormalizer> {

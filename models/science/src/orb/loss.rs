@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::model::Loss;
 use fauna_shared::nn::cross_entropy;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use serde_json::Value;
 
 use super::electrostatics::field;
@@ -339,7 +339,7 @@ fn stress_loss(heads: &Heads, graph: &Graph, nodes: &Tensor, added: &Added, know
 
 /// Cross entropy of the classes of the mean absolute errors of `forces`; errors beyond the last class are ignored.
 fn confidence_loss(heads: &Heads, nodes: &Tensor, forces: &Tensor, known: &[f32]) -> Result<Tensor> {
-    let forces: Vec<f32> = forces.detach().flatten_all()?.to_vec1()?;
+    let forces: Vec<f32> = transfer::to_host(&forces.detach())?;
     let errors = forces.chunks_exact(3).zip(known.chunks_exact(3));
     let error = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / 3.0;
     let classes = heads.classes(&errors.map(error).collect::<Vec<f32>>());

@@ -11,7 +11,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::train::Example;
 use fauna_shared::weights::{Modules, Weights};
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use fauna_text::labelled::not_learned;
 use serde_json::Value;
 
@@ -263,7 +263,7 @@ impl Orb {
     /// The outputs per structure.
     fn evaluations(&self, structures: &[Structure], found: Prediction) -> Result<Vec<Evaluation>> {
         let odds: Option<Vec<f32>> = match &found.confidence {
-            Some(odds) => Some(odds.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
+            Some(odds) => Some(transfer::to_host(&odds.detach().to_dtype(DType::F32)?)?),
             None => None,
         };
         let heads = self.heads.as_ref();
@@ -317,7 +317,7 @@ fn batches(structures: &[Structure]) -> Vec<&[Structure]> {
 
 fn numbers(inputs: &Tensors, name: &str) -> Result<Option<Vec<f64>>> {
     match inputs.get(name) {
-        Some(tensor) => Ok(Some(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)),
+        Some(tensor) => Ok(Some(transfer::to_host(&tensor.to_dtype(DType::F64)?)?)),
         None => Ok(None),
     }
 }

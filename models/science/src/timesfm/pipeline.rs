@@ -11,7 +11,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::train::Example;
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, transfer};
 use serde_json::{Map, Value};
 
 use crate::chronos::patches::Norm;
@@ -336,7 +336,7 @@ pub(super) fn inputs(inputs: &Tensors, with_freq: bool) -> Result<SeriesInput> {
                 return Err(Error::input(format!("{LIST}{gap} is missing")));
             }
             let row = |(number, tensor): (usize, &Tensor)| match tensor.dims() {
-                [_] if tensor.elem_count() > 0 => Ok(tensor.to_dtype(DType::F32)?.to_vec1()?),
+                [_] if tensor.elem_count() > 0 => transfer::to_host(&tensor.to_dtype(DType::F32)?),
                 dims => Err(Error::input(format!("{LIST}{number} is {dims:?}, expected (steps)"))),
             };
             list.into_iter().map(row).collect::<Result<_>>()?
@@ -350,7 +350,7 @@ pub(super) fn inputs(inputs: &Tensors, with_freq: bool) -> Result<SeriesInput> {
                 rows.len()
             )));
         }
-        Some(freq) => Some(freq.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?),
+        Some(freq) => Some(transfer::to_host(&freq.to_dtype(DType::I64)?)?),
         None => None,
     };
     Ok((rows, freq))
