@@ -3,6 +3,8 @@
 //! [`openvla`] reads like its paper and can be used alone; [`action`] holds the action tokenizers. [`FAMILIES`] is how
 //! the zoo finds the models.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients"))]
+
 pub mod action;
 pub mod openvla;
 

@@ -1,5 +1,7 @@
 //! Tests of the OpenVLA pipeline: the control loop, single actions, and errors for invalid input.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Training of OpenVLA: how steps of episodes become batches, and that their loss is finite.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::fs;
 use std::path::Path;
 

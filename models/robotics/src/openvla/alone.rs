@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::{ImageOptions, Modality, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use fauna_vision::processor::to_images;
 use serde_json::{Map, Value};
 
@@ -124,13 +124,13 @@ fn code(tokenizer: &ActionTokenizer, inputs: &Tensors) -> Result<Tensors> {
         Ok(Tensor::from_vec(actions, shape, &Device::Cpu)?)
     };
     if let Some(actions) = inputs.get("actions") {
-        let values: Vec<f64> = actions.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+        let values: Vec<f64> = transfer::to_host(&actions.to_dtype(DType::F64)?)?;
         let ids = tokenizer.encode(&values)?;
         out.insert("round_trip".into(), decoded(&ids, actions.dims())?);
         out.insert("token_ids".into(), Tensor::from_vec(ids, actions.dims(), &Device::Cpu)?);
     }
     if let Some(ids) = inputs.get("token_ids") {
-        let values: Vec<i64> = ids.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
+        let values: Vec<i64> = transfer::to_host(&ids.to_dtype(DType::I64)?)?;
         out.insert("decoded_actions".into(), decoded(&values, ids.dims())?);
     }
     match out.is_empty() {

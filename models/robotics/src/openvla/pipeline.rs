@@ -11,7 +11,7 @@ use fauna_shared::model::{
     Trainable, noise_pixels, only_known, token_rows,
 };
 use fauna_shared::text::Tokenizer;
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, transfer};
 use fauna_text::called::{sequences, token_ids};
 use fauna_text::words;
 use serde_json::Value;
@@ -242,7 +242,7 @@ impl OpenVlaPipeline {
         if let Some(dim) = action.filter(|dim| *dim != new) {
             return Err(Error::input(format!("max_new_tokens is {new}, but an action has {dim} tokens")));
         }
-        let mut rows: Vec<Vec<u32>> = ids.to_vec2()?;
+        let mut rows: Vec<Vec<u32>> = transfer::rows(&ids)?;
         let vocabulary = self.network.language_model().vocab_size();
         if action.is_some() {
             rows.iter_mut().for_each(|row| end_with_boundary(row, vocabulary));
