@@ -5,6 +5,8 @@
 //! loss. For every further line it takes as many steps as the line says, and prints the seconds of each on one line, as
 //! JSON with the loss and the peak memory in bytes.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Conformance tests: properties that every model family must have, tested on a random checkpoint of its sample config.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 #[path = "conformance/config_keys.rs"]
 mod config_keys;
 #[path = "releases/sweep.rs"]

@@ -3,6 +3,8 @@
 //! `tests/data/tensor_names.json` holds the namings, determined with transformers 5.23 and gguf 0.19 by
 //! `tests/parity/generate/tensor_names.py`.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use fauna::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};

@@ -1,5 +1,7 @@
 //! Small checkpoints of any family for tests: the sample config of the family, and random weights.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use fauna::LoadOptions;
 use fauna::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};
 use fauna::runtime::Runtime;
