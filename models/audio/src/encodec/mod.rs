@@ -65,7 +65,7 @@ pub static FAMILY: Family = Family {
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release};
 use fauna_shared::weights::Weights;
