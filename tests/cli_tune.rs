@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fauna::checkpoint::{Checkpoint, StorageType};
+use fauna::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, write_safetensors};
 use program::{Done, copy_of, fauna, json_lines, run, text};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -349,6 +349,32 @@ fn a_choice_that_takes_nothing_is_an_error_that_names_tensors() {
 }
 
 #[test]
+fn a_tied_head_has_no_tensor_to_train() {
+    let bench = Bench::new();
+    let (file, folder) = (bench.model.path().join("model.safetensors"), tempfile::tempdir().unwrap());
+    let whole = Checkpoint::open(&file).unwrap();
+    let kept = || whole.iter().filter(|(name, _)| *name != "lm_head.weight");
+    let plan = |(name, stored): (&str, &StoredTensor)| TensorInfo {
+        name: name.to_string(),
+        storage: stored.storage,
+        shape: stored.shape.clone(),
+    };
+    let planned: Vec<TensorInfo> = kept().map(plan).collect();
+    let tied = folder.path().join("model.safetensors");
+    let bytes = |tensor: &TensorInfo| Ok(whole.get(&tensor.name).unwrap().bytes.to_vec());
+    write_safetensors(&tied, &Metadata::new(), &planned, bytes).unwrap();
+    std::fs::copy(&tied, &file).unwrap();
+    let config = bench.model.path().join("config.json");
+    let mut keys: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    keys["tie_word_embeddings"] = json!(true);
+    std::fs::write(&config, keys.to_string()).unwrap();
+    for options in [&["--head"][..], &["--head", "--lora", "2"]] {
+        refused(&bench.tune("out", options), 2, &["no tensor", "lm_head", "model.embed_tokens.weight"]);
+        assert!(!bench.out("out").exists());
+    }
+}
+
+#[test]
 fn options_out_of_range_are_refused_before_anything_is_read() {
     let bench = Bench::new();
     for (options, words) in [
@@ -441,7 +467,7 @@ fn an_adapter_of_another_base_or_with_other_ranks_is_refused() {
     let last = bench.tuned("out", &["--lora", "4", "--steps", "1"]).join("last");
     let open = |base: &str| run(&["generate", base, "--adapter", text(&last), "hello"]);
     let other = "tests/parity/gpt_oss/generate_conversation/model";
-    refused(&open(other), 2, &["adapter", "layers.0.self_attn", "another base model"]);
+    refused(&open(other), 2, &["adapter", "layers.0.self_attn", "fit the weight [", "another base model"]);
     let config = last.join("adapter_config.json");
     let mut keys: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
     keys["r"] = json!(5);

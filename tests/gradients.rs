@@ -5,6 +5,8 @@
 //! the central difference, extrapolated from two steps (Richardson). Each is taken of the loss without gradients, so that
 //! the two forward passes are compared as well. A variable without a gradient must not change the loss.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 #[path = "support/skip.rs"]
 mod skip;
 

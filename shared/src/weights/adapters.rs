@@ -280,7 +280,7 @@ impl Weights {
         for factors in self.factors(path, layer, shape, weight)? {
             let b = factors.b.flatten_from(1)?;
             if taken.end > b.dim(0)? {
-                return Err(misfit(path, &factors.a, &b));
+                return Err(misfit(path, shape, &factors.a, &b));
             }
             let part = |x: &Tensor| Ok::<_, Error>(x.narrow(0, taken.start, taken.len())?);
             let a = factors.a.flatten_from(1)?;
@@ -288,7 +288,7 @@ impl Weights {
                 Some(columns) if columns.end <= a.dim(1)? => {
                     a.narrow(1, columns.start, columns.len())?.contiguous()?
                 }
-                Some(_) => return Err(misfit(path, &a, &b)),
+                Some(_) => return Err(misfit(path, shape, &a, &b)),
                 None => a,
             };
             let update = LowRank {
@@ -328,7 +328,7 @@ impl Weights {
                 return Err(stacked_dora(path));
             }
             if a.dims() != [b.dim(1)?, shape[0]] || b.dim(0)? != shape[1] {
-                return Err(misfit(path, &a, &b));
+                return Err(misfit(path, &shape, &a, &b));
             }
             // The other rows have an update of zero.
             let a = a.narrow(1, taken.start, taken.len())?;
@@ -412,7 +412,7 @@ impl Weights {
         let shape = tensor.dims();
         for update in self.updates(path, layer, shape, (all.clone(), all), None, &|| Ok(weight.clone()))? {
             if update.a.dims()[1] != inputs || update.b.dims()[0] != outputs {
-                return Err(misfit(path, &update.a, &update.b));
+                return Err(misfit(path, shape, &update.a, &update.b));
             }
             let change = (update.b.matmul(&update.a)? * update.scale)?;
             total = match &update.gain {
@@ -468,8 +468,9 @@ fn stacked_dora(path: &str) -> Error {
     ))
 }
 
-fn misfit(path: &str, a: &Tensor, b: &Tensor) -> Error {
+fn misfit(path: &str, shape: &[usize], a: &Tensor, b: &Tensor) -> Error {
     let (a, b) = (a.dims(), b.dims());
-    let message = format!("{path}: factors A {a:?} and B {b:?} of an adapter do not fit the weight");
+    let message =
+        format!("{path}: factors A {a:?} and B {b:?} of an adapter do not fit the weight {shape:?}");
     Error::new(ErrorKind::Mismatch, message).hint(OTHER_BASE)
 }

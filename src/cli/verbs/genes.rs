@@ -249,7 +249,7 @@ fn score(args: &Score, context: &Context) -> Result<Exit> {
         let options = json!({"sequences": [gene.sequence]});
         let made = model.call("score", &Tensors::new(), &options);
         let made = made.map_err(|error| error.context(&gene.id))?;
-        let number = |name: &str| -> Result<f32> { Ok(made[name].to_vec1::<f32>()?[0]) };
+        let number = |name: &str| -> Result<f32> { Ok(fauna::transfer::to_host::<f32>(&made[name])?[0]) };
         let (likelihood, perplexity) = (number("log_likelihood")?, number("perplexity")?);
         let codons = gene.sequence.len().div_ceil(3);
         let cut = number("cut")? as usize;
