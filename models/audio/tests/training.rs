@@ -1,5 +1,7 @@
 //! Training steps and adapters of the families, as their references compute them.
 
+#![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
+
 use std::path::{Path, PathBuf};
 
 use fauna_audio::{encodec, jukebox, musicgen};

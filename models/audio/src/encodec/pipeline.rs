@@ -163,7 +163,7 @@ impl Trainable for EncodecPipeline {
         for (example, stream) in examples.iter().zip(0..) {
             let Example::Sound { sound, .. } = example else { return Err(not_learned(example, "sound")) };
             let samples = self.resampled(sound)?.to_device(&Device::Cpu)?.squeeze(0)?;
-            let channels = samples.t()?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let channels = transfer::rows(&samples.t()?.to_dtype(DType::F32)?)?;
             let whole = Sound { rate: config.sampling_rate as u32, channels };
             let (piece, left) = crop(&whole, seconds, options.seed, stream);
             truncated += left;

@@ -207,8 +207,7 @@ impl MusicGenPipeline {
             return Err(Error::input(format!("decoder_input_ids have the shape {:?}", ids.dims()))
                 .hint(format!("expected (batch {expected} * {codebooks} codebooks, sequence)")));
         }
-        let by_time =
-            ids.reshape((batch, codebooks, time))?.transpose(1, 2)?.flatten_all()?.to_vec1::<u32>()?;
+        let by_time = transfer::to_host::<u32>(&ids.reshape((batch, codebooks, time))?.transpose(1, 2)?)?;
         let mut state = network.decoder().start(condition, time)?;
         network.decoder().forward(&by_time, batch, &mut state)
     }
@@ -218,7 +217,7 @@ impl MusicGenPipeline {
     fn shifted(&self, labels: &Tensor) -> Result<Tensor> {
         let (batch, time, codebooks) = labels.dims3()?;
         let start = i64::from(self.network().config().decoder.pad_token_id);
-        let rows: Vec<i64> = labels.to_dtype(DType::I64)?.transpose(1, 2)?.flatten_all()?.to_vec1()?;
+        let rows: Vec<i64> = transfer::to_host(&labels.to_dtype(DType::I64)?.transpose(1, 2)?)?;
         let shift = |row: &[i64]| {
             let codes = row[..time - 1].iter().map(|code| if *code == IGNORE_INDEX { start } else { *code });
             [start].into_iter().chain(codes).collect::<Vec<i64>>()
@@ -399,7 +398,7 @@ impl Trainable for MusicGenPipeline {
         let hidden = hidden.narrow(1, length - time, time)?.contiguous()?;
         let logits = network.decoder().logits(&hidden)?.reshape((batch, time, codebooks, ()))?;
         let special = i64::from(config.pad_token_id);
-        let said: Vec<i64> = labels.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+        let said: Vec<i64> = transfer::to_host(&labels.to_dtype(DType::I64)?)?;
         let (mut terms, mut count) = (Vec::with_capacity(codebooks), 0);
         for codebook in 0..codebooks {
             let own = said.iter().skip(codebook).step_by(codebooks);
