@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use fauna::LoadOptions;
 use fauna::adapter::{AdapterConfig, TargetModules};
+use fauna::grad::Recording;
 use fauna::train::{AdamW, Learner, Trained};
 use fauna::weights::{Select, tensors};
 use serde_json::{Value, json};
@@ -51,8 +52,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         for _ in 0..line?.trim().parse::<usize>()? {
             let begun = Instant::now();
             gradients.clear();
+            let recording = Recording::new();
             let loss = learner.loss(&inputs, &work["loss"])?;
             gradients.backward(&loss.value)?;
+            drop(recording);
             optimizer.step(&learner.variables().all(), &gradients, 1e-4, 1.0)?;
             last = loss.value.detach().to_scalar::<f32>()?;
             drop(loss);

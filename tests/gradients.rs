@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use fauna::candle::{Device, Tensor, Var};
 use fauna::generate::Rng;
+use fauna::grad::Recording;
 use fauna::parity::{self, ModelFolder};
 use fauna::source::{Source, Wanted};
 use fauna::weights::{Select, tensors};
@@ -132,9 +133,11 @@ impl TrainingCase {
     fn check(&self, source: &str) -> Result<Vec<String>, Failed> {
         let zoo = fauna::zoo();
         let mut learner = Learner::open(&zoo, source, &self.load, Trained::weights(Select::All))?;
+        let recording = Recording::new();
         let loss = learner.loss(&self.inputs, &self.options)?;
         let mut gradients = learner.gradients();
         gradients.backward(&loss.value)?;
+        drop(recording);
         let mut learned = BTreeMap::new();
         let mut unused = Vec::new();
         for (name, variable) in learner.variables().all() {

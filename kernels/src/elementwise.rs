@@ -358,6 +358,23 @@ pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
     zip_pieces(x, y, out, each);
 }
 
+/// Adds `x` to `sum` in place.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_to(x: &[f32], sum: &mut [f32]) {
+    versioned! {
+        fn each(x: &[f32], sum: &mut [f32]) {
+            for (sum, &x) in sum.iter_mut().zip(x) {
+                *sum += x;
+            }
+        }
+    }
+    assert_eq!(x.len(), sum.len(), "expected equal lengths");
+    const PIECE: usize = 1 << 14;
+    for_each_piece(sum, PIECE, |i, sum| each(&x[i * PIECE..][..sum.len()], sum));
+}
+
 /// Multiplies `x` by `factor` in place.
 pub fn scale(x: &mut [f32], factor: f32) {
     versioned! {

@@ -11,7 +11,7 @@ use fauna_shared::model::{
     BlockHook, CausalLm, DefaultTokens, Family, Model, Release, Step, check_heads, check_layer_types,
     check_sizes, check_unpacked,
 };
-use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
+use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -368,9 +368,9 @@ impl Block {
 
     fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
         let seen = self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?;
-        let x = (x + self.post_attention_layernorm.forward(&seen)?)?;
+        let x = add(x, &self.post_attention_layernorm.forward(&seen)?)?;
         let inner = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&x)?)?;
-        Ok((&x + self.post_feedforward_layernorm.forward(&inner)?)?)
+        add(&x, &self.post_feedforward_layernorm.forward(&inner)?)
     }
 }
 

@@ -11,7 +11,7 @@ use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{
     self, BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
 };
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -224,7 +224,7 @@ impl CausalLm for GptBigCode {
         let mut x = embeddings.broadcast_add(&self.wpe.forward(&positions)?)?;
         if let Some(types) = step.token_type_ids {
             // Token types are token ids, looked up in the token embeddings, as in GPT-2.
-            x = (x + self.wte.forward(types)?)?;
+            x = add(&x, &self.wte.forward(types)?)?;
         }
         for (i, block) in self.h.iter().enumerate() {
             x = block.forward(&hook(i, x)?, step.mask, cache.layer(i))?;
@@ -248,8 +248,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
-        let x = (x + self.attn.forward(&self.ln_1.forward(x)?, mask, cache)?)?;
-        Ok((&x + self.mlp.forward(&self.ln_2.forward(&x)?)?)?)
+        let x = add(x, &self.attn.forward(&self.ln_1.forward(x)?, mask, cache)?)?;
+        add(&x, &self.mlp.forward(&self.ln_2.forward(&x)?)?)
     }
 }
 

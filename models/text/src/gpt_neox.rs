@@ -11,7 +11,7 @@ use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, a
 use fauna_shared::model::{
     self, BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
 };
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -238,9 +238,9 @@ impl Block {
 
     fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
         let attended =
-            (x + self.attention.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+            add(x, &self.attention.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
         let read = if self.parallel { x } else { &attended };
-        Ok((&attended + self.mlp.forward(&self.post_attention_layernorm.forward(read)?)?)?)
+        add(&attended, &self.mlp.forward(&self.post_attention_layernorm.forward(read)?)?)
     }
 }
 

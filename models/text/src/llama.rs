@@ -13,7 +13,7 @@ use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{
     self, BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
 };
-use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
+use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -274,8 +274,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
-        Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+        add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }
 

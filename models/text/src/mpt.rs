@@ -10,7 +10,7 @@ use fauna_shared::attention::{Cache, LayerCache, Mask, PositionBias, attend};
 use fauna_shared::model::{
     BlockHook, CausalLm, Family, Keys, Model, Plain, Release, Step, check_heads, check_sizes,
 };
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -322,8 +322,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
-        let x = (x + self.attn.forward(&self.norm_1.forward(x)?, mask, cache)?)?;
-        Ok((&x + self.ffn.forward(&self.norm_2.forward(&x)?)?)?)
+        let x = add(x, &self.attn.forward(&self.norm_1.forward(x)?, mask, cache)?)?;
+        add(&x, &self.ffn.forward(&self.norm_2.forward(&x)?)?)
     }
 }
 

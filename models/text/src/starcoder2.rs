@@ -11,7 +11,7 @@ use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{
     BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
 };
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -245,8 +245,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
-        Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+        add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::kernels::attention::{self as kernel, Gradients};
 use crate::kernels::memory;
 use crate::nn::{back, host};
 use crate::runtime::kernels_take;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, grad};
 
 /// Whether [`attend`] can run: float32 on the CPU, and at most one of the position biases and the sinks requires a
 /// gradient.
@@ -40,14 +40,14 @@ pub(super) fn attend(
         statistics: Mutex::default(),
         made: Mutex::default(),
     });
-    let y = q.apply_op3(&k, &v, Attention(pass.clone()))?;
+    let y = grad::apply3(&q, &k, &v, Attention(pass.clone()))?;
     let bias = mask.distances().map(PositionBias::numbers);
     let parameter = [bias, sinks].into_iter().flatten().find(|parameter| parameter.track_op());
     match parameter {
         None => Ok(y),
         Some(parameter) => {
             let of_bias = bias.is_some_and(Tensor::track_op);
-            Ok(y.apply_op2(&parameter.contiguous()?, Parameter { pass, inputs: [q, k, v], of_bias })?)
+            grad::apply2(&y, &parameter.contiguous()?, Parameter { pass, inputs: [q, k, v], of_bias })
         }
     }
 }

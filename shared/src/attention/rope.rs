@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::kernels::rope::{Order, Pairs, Rotary};
 use crate::nn::{back, fused, host};
 use crate::runtime::kernels_take;
-use crate::{Error, ErrorKind, Result, json, transfer};
+use crate::{Error, ErrorKind, Result, grad, json, transfer};
 
 /// Position ids of a batch: one row shared by all sequences, or one row per sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -448,7 +448,7 @@ impl Angles {
             return Ok(Tensor::from_vec(values, x.shape(), x.device())?);
         }
         if kernels_take(x) {
-            return Ok(x.contiguous()?.apply_op1(Turned(self.clone()))?);
+            return grad::apply1(&x.contiguous()?, Turned(self.clone()));
         }
         let turned = x.narrow(D::Minus1, 0, 2 * half)?;
         if fused::serve(&[&turned]) {

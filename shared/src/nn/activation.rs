@@ -5,9 +5,9 @@ use serde::Deserialize;
 
 use super::back::{self, Activated, Gated};
 use super::host;
-use crate::Result;
 use crate::kernels::elementwise;
 use crate::runtime::kernels_take;
+use crate::{Result, grad};
 
 /// An activation function, with the names of `hidden_act` and `activation_function` in configs.
 ///
@@ -60,7 +60,7 @@ impl Activation {
             return host::map(x, |values| self.apply(values));
         }
         if back::serves(x) {
-            return Ok(x.contiguous()?.apply_op1(Activated(self))?);
+            return grad::apply1(&x.contiguous()?, Activated(self));
         }
         Ok(match self {
             Self::GeluErf => x.gelu_erf()?,
@@ -85,7 +85,7 @@ impl Activation {
             return host::zip(gate, up, |gate, up, out| self.multiply(gate, up, out));
         }
         if [gate, up].into_iter().all(kernels_take) && gate.dims() == up.dims() {
-            return Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(self))?);
+            return grad::apply2(&gate.contiguous()?, &up.contiguous()?, Gated(self));
         }
         Ok((self.forward(gate)? * up)?)
     }

@@ -8,7 +8,7 @@ use super::back::{self, numbers, out};
 use super::host;
 use crate::kernels::{memory, segments};
 use crate::runtime::kernels_take;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, grad};
 
 /// The node at one end of each edge of a graph (one row of PyTorch Geometric's `edge_index`). Cheap to clone.
 ///
@@ -80,7 +80,7 @@ impl Incidence {
     pub fn gather(&self, nodes: &Tensor) -> Result<Tensor> {
         self.expect(nodes, self.nodes())?;
         if host::serves(nodes) || back::serves(nodes) {
-            return Ok(nodes.contiguous()?.apply_op1(Gather(self.clone()))?);
+            return grad::apply1(&nodes.contiguous()?, Gather(self.clone()));
         }
         Ok(nodes.index_select(&self.0.tensor, 0)?)
     }
@@ -89,7 +89,7 @@ impl Incidence {
     pub fn sum(&self, edges: &Tensor) -> Result<Tensor> {
         self.expect(edges, self.edges())?;
         if host::serves(edges) || back::serves(edges) {
-            return Ok(edges.contiguous()?.apply_op1(Sum(self.clone()))?);
+            return grad::apply1(&edges.contiguous()?, Sum(self.clone()));
         }
         let nodes = Tensor::zeros((self.nodes(), edges.dim(1)?), edges.dtype(), edges.device())?;
         Ok(nodes.index_add(&self.0.tensor, edges, 0)?)
@@ -101,7 +101,7 @@ impl Incidence {
         self.expect(edges, self.edges())?;
         self.expect(scale, self.edges())?;
         if kernels_take(edges) && kernels_take(scale) {
-            return Ok(edges.contiguous()?.apply_op2(&scale.contiguous()?, ScaledSum(self.clone()))?);
+            return grad::apply2(&edges.contiguous()?, &scale.contiguous()?, ScaledSum(self.clone()));
         }
         self.sum(&edges.broadcast_mul(scale)?)
     }

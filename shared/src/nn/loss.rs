@@ -8,7 +8,7 @@ use super::back::{numbers, out};
 use super::host;
 use crate::kernels::{loss as kernel, memory};
 use crate::runtime::kernels_take;
-use crate::{Error, Result, transfer};
+use crate::{Error, Result, grad, transfer};
 
 /// The label of positions that take no part in a loss, as in torch.
 pub const IGNORE_INDEX: i64 = -100;
@@ -44,7 +44,7 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<(Tensor, us
     let logits = logits.reshape(((), classes))?.to_dtype(DType::F32)?;
     if kernels_take(&logits) {
         let loss = CrossEntropy { labels, log_sums: Mutex::default() };
-        return Ok((logits.contiguous()?.apply_op1(loss)?, count));
+        return Ok((grad::apply1(&logits.contiguous()?, loss)?, count));
     }
     let device = logits.device();
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;

@@ -39,7 +39,12 @@ impl LowRank {
     fn of(&self, x: &Tensor) -> Result<Tensor> {
         let matrix = |tensor: &Tensor| Matrix::variable(tensor.clone(), Layout::OutIn, Compute::F32);
         let low = matrix(&self.a)?.multiply(x, None, None)?;
-        Ok((matrix(&self.b)?.multiply(&low, self.bias.as_ref(), None)? * self.scale)?)
+        let b = matrix(&self.b)?;
+        match &self.bias {
+            // The narrower of both is scaled.
+            None => b.multiply(&(low * self.scale)?, None, None),
+            Some(bias) => Ok((b.multiply(&low, Some(bias), None)? * self.scale)?),
+        }
     }
 
     /// The update of the rows `ids` of an embedding table `(count, hidden_size)`, whose transpose is the weight:
@@ -64,7 +69,7 @@ impl LowRank {
         };
         let (rows, outputs) = (&self.rows, base.dim(D::Minus1)?);
         if rows.len() == outputs {
-            return Ok((total + change)?);
+            return super::add(total, &change);
         }
         let mut parts = Vec::with_capacity(3);
         if rows.start > 0 {

@@ -14,7 +14,7 @@ use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
 use crate::kernels::memory;
 use crate::kernels::mxfp4::{self, Mxfp4};
 use crate::runtime::{kernels_serve, kernels_take};
-use crate::{Error, ErrorKind, Result, transfer};
+use crate::{Error, ErrorKind, Result, grad, transfer};
 
 /// A weight matrix, `(outputs, inputs)`. Cheap to clone: clones share the storage.
 ///
@@ -198,14 +198,14 @@ impl Matrix {
                     bias => (bias.cloned(), None),
                 };
                 let y = match x.track_op() {
-                    true => x.contiguous()?.apply_op1(Product { weight: self.clone(), bias: frozen })?,
+                    true => grad::apply1(&x.contiguous()?, Product { weight: self.clone(), bias: frozen })?,
                     false => {
                         let y = host::read(x, |x| self.multiply_host(x, frozen.as_ref(), None))??;
                         Tensor::from_vec(y, shape, &Device::Cpu)?
                     }
                 };
                 match tracked {
-                    Some(bias) => finish(y.apply_op2(&bias.contiguous()?, Biased)?, None, then),
+                    Some(bias) => finish(grad::apply2(&y, &bias.contiguous()?, Biased)?, None, then),
                     None => finish(y, None, then),
                 }
             }
@@ -213,8 +213,8 @@ impl Matrix {
                 let product = VariableProduct { layout: *layout, compute: *compute };
                 let (x, tensor) = (x.contiguous()?, tensor.contiguous()?);
                 let y = match bias {
-                    Some(bias) => x.apply_op3(&tensor, &bias.contiguous()?, product)?,
-                    None => x.apply_op2(&tensor, product)?,
+                    Some(bias) => grad::apply3(&x, &tensor, &bias.contiguous()?, product)?,
+                    None => grad::apply2(&x, &tensor, product)?,
                 };
                 finish(y, None, then)
             }
@@ -365,7 +365,7 @@ impl Matrix {
         match &self.storage {
             Storage::Variable { tensor, layout: Layout::OutIn, .. } if kernels_take(tensor) => {
                 match tensor.track_op() {
-                    true => Ok(tensor.contiguous()?.apply_op2(flat, Rows)?.reshape(shape)?),
+                    true => Ok(grad::apply2(&tensor.contiguous()?, flat, Rows)?.reshape(shape)?),
                     false => {
                         let rows = host::read(tensor, |table| {
                             gather(table, self.inputs, &transfer::to_host(flat)?)

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Shape, Tensor};
 use super::back::{self, numbers, out};
 use super::{Activation, Incidence, Linear, host};
 use crate::kernels::{elementwise, memory, segments};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, grad};
 
 /// A multi-layer perceptron (MLP): linear layers with an activation between them. Cheap to clone.
 ///
@@ -52,7 +52,7 @@ impl Mlp {
     /// Applies the MLP to `x`, `(rows, inputs)`. Returns `(rows, outputs)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if self.is_fixed() && (host::serves(x) || back::serves(x) && self.has_way_back()) {
-            return Ok(x.contiguous()?.apply_op1(Alone { pass: Pass::of(self), keeps: x.track_op() })?);
+            return grad::apply1(&x.contiguous()?, Alone { pass: Pass::of(self), keeps: x.track_op() });
         }
         self.finish(self.layers[0].forward(x)?)
     }
@@ -71,7 +71,7 @@ impl Mlp {
             let ends = [at_from.clone(), at_to.clone()];
             let wants = [x.track_op(), from.track_op(), to.track_op()];
             let op = Edges { pass: Pass::of(self), ends, wants };
-            return Ok(x.contiguous()?.apply_op3(&from.contiguous()?, &to.contiguous()?, op)?);
+            return grad::apply3(&x.contiguous()?, &from.contiguous()?, &to.contiguous()?, op);
         }
         let first = (self.layers[0].forward(x)? + at_from.gather(from)?)?;
         self.finish((first + at_to.gather(to)?)?)

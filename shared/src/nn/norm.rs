@@ -10,7 +10,7 @@ use crate::kernels::matmul::Finish;
 use crate::kernels::{memory, norm};
 use crate::runtime::kernels_take;
 use crate::weights::Weights;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, grad};
 
 /// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, with statistics in float32 (Ba et al.
 /// 2016).
@@ -33,7 +33,7 @@ impl LayerNorm {
             })???;
             return Ok(Tensor::from_vec(out, x.shape(), x.device())?);
         }
-        self.forward(&(x + y)?)
+        self.forward(&super::add(x, y)?)
     }
 
     /// Normalizes `x`, `(…, hidden_size)`. Returns the same shape.
@@ -48,8 +48,8 @@ impl LayerNorm {
         if kernels_take(x) && self.parameters().all(kernels_take) {
             let (x, op) = (x.contiguous()?, LayerNormed { eps: self.eps });
             return Ok(match &self.bias {
-                Some(bias) => x.apply_op3(&self.weight.contiguous()?, &bias.contiguous()?, op)?,
-                None => x.apply_op2(&self.weight.contiguous()?, op)?,
+                Some(bias) => grad::apply3(&x, &self.weight.contiguous()?, &bias.contiguous()?, op)?,
+                None => grad::apply2(&x, &self.weight.contiguous()?, op)?,
             });
         }
         let wide = x.to_dtype(DType::F32)?;
@@ -111,7 +111,7 @@ impl RmsNorm {
             })?;
         }
         if kernels_take(x) && kernels_take(&self.weight) {
-            return Ok(x.contiguous()?.apply_op2(&self.weight.contiguous()?, RmsNormed { eps: self.eps })?);
+            return grad::apply2(&x.contiguous()?, &self.weight.contiguous()?, RmsNormed { eps: self.eps });
         }
         if fused::serve(&[x, &self.weight]) {
             let like_weight = x.to_dtype(self.weight.dtype())?.contiguous()?;
@@ -163,7 +163,7 @@ impl GroupNorm {
         }
         if [x, &self.weight, &self.bias].into_iter().all(kernels_take) {
             let op = GroupNormed { groups: self.groups, time, eps: self.eps };
-            let y = x.contiguous()?.apply_op3(&self.weight.contiguous()?, &self.bias.contiguous()?, op)?;
+            let y = grad::apply3(&x.contiguous()?, &self.weight.contiguous()?, &self.bias.contiguous()?, op)?;
             return activation.map_or(Ok(y.clone()), |activation| activation.forward(&y));
         }
         let wide = x.to_dtype(DType::F32)?.reshape((batch, time, self.groups, channels / self.groups))?;

@@ -4,8 +4,8 @@ use candle_core::{D, Tensor};
 
 use super::back::{self, Normalized, Softmaxed};
 use super::{fused, host};
-use crate::Result;
 use crate::kernels::norm;
+use crate::{Result, grad};
 
 /// Softmax over the last axis of `x`, of any shape; differentiable.
 ///
@@ -25,7 +25,7 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
         return Ok(candle_nn::ops::softmax_last_dim(&x.contiguous()?)?);
     }
     if back::serves(x) && x.elem_count() > 0 {
-        return Ok(x.contiguous()?.apply_op1(Softmaxed)?);
+        return grad::apply1(&x.contiguous()?, Softmaxed);
     }
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
@@ -46,7 +46,7 @@ pub fn l2_normalize(x: &Tensor, eps: f64) -> Result<Tensor> {
         return host::map(x, |x| norm::l2_normalize(x, width, eps));
     }
     if back::serves(x) && x.elem_count() > 0 {
-        return Ok(x.contiguous()?.apply_op1(Normalized { eps })?);
+        return grad::apply1(&x.contiguous()?, Normalized { eps });
     }
     let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(eps)?;
     Ok(x.broadcast_div(&length)?)

@@ -5,7 +5,7 @@ use candle_core::{D, Device, Tensor};
 use super::back::{self, ClampedSwiglu};
 use super::{Activation, host};
 use crate::kernels::{elementwise, memory};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, grad};
 
 /// Clamped SwiGLU, `gate σ(alpha gate) (up + 1)`, with `gate` clamped to at most `limit` and `up` to `-limit..=limit`
 /// (gpt-oss model card 2025, section 2).
@@ -40,7 +40,7 @@ pub fn clamped_swiglu(pairs: &Tensor, alpha: f64, limit: f64) -> Result<Tensor> 
     }
     if back::serves(pairs) {
         let op = ClampedSwiglu { alpha: alpha as f32, limit: limit as f32 };
-        return Ok(pairs.contiguous()?.apply_op1(op)?);
+        return grad::apply1(&pairs.contiguous()?, op);
     }
     shape.push(2);
     let pairs = pairs.reshape(shape)?;

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
+use crate::grad::Recording;
 use crate::item::Tensors;
 use crate::train::{AdamW, Learner, Trained};
 use crate::weights::Select;
@@ -31,9 +32,11 @@ pub(super) fn run(
     let betas = serde_json::from_value(options.remove("betas").unwrap_or_default())
         .map_err(|e| Error::input(format!("options.betas: {e}")))?;
     let mut learner = Learner::open(zoo, source, load, Trained::weights(Select::All))?;
+    let recording = Recording::new();
     let loss = learner.loss(inputs, &Value::Object(options))?;
     let mut gradients = learner.gradients();
     gradients.backward(&loss.value)?;
+    drop(recording);
     let variables = learner.variables().all();
     let mut returned = Tensors::from([("loss".to_string(), loss.value.detach())]);
     returned.extend(loss.parts.into_iter().map(|(name, part)| (name, part.detach())));

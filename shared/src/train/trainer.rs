@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::DType;
 
 use super::{AdamW, Examples, Learner, Order, TrainingConfig};
-use crate::grad::Gradients;
+use crate::grad::{Gradients, Recording};
 use crate::model::{Collation, Loss};
 use crate::{Error, ErrorKind, Result, transfer};
 
@@ -114,6 +114,7 @@ impl<'a> Trainer<'a> {
         let mut parts = BTreeMap::new();
         self.gradients.clear();
         for part in 0..self.config.accumulate {
+            let _recording = Recording::new();
             let (loss, cut) = self.batch_loss(step, part)?;
             truncated += cut;
             if loss.terms == 0.0 {

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 
@@ -181,8 +181,8 @@ impl Layer {
         drop(qkv);
         in_chunks(x, |x, from| {
             let a = self.attn.c_proj.forward(&attended.narrow(0, from, x.dim(0)?)?)?;
-            let x = (x + a)?;
-            Ok((&x + self.mlp.forward(&self.layer_norm_1.forward(&x)?)?)?)
+            let x = add(x, &a)?;
+            add(&x, &self.mlp.forward(&self.layer_norm_1.forward(&x)?)?)
         })
     }
 }

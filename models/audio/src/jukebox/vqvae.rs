@@ -4,7 +4,7 @@
 //! `(batch, frames, channels)`.
 
 use candle_core::{D, DType, Tensor};
-use fauna_shared::nn::{Activation, Conv1d, ConvOptions, ConvTranspose1d};
+use fauna_shared::nn::{Activation, Conv1d, ConvOptions, ConvTranspose1d, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result, transfer};
 
@@ -362,7 +362,7 @@ impl Residual {
         let y = self.conv1d_1.forward(&Activation::Relu.forward(x)?)?;
         let y = self.conv1d_2.forward(&Activation::Relu.forward(&y)?)?;
         let y = if self.scale == 1.0 { y } else { (y * self.scale)? };
-        Ok((x + y)?)
+        add(x, &y)
     }
 }
 

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::model::{check_heads, check_sizes};
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -286,19 +286,19 @@ impl Layer {
         cross: Option<(&Tensor, &Tensor, &Mask)>,
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
-        let mut x = (x + self.self_attn.forward(&self.self_attn_layer_norm.forward(x)?, cache)?)?;
+        let mut x = add(x, &self.self_attn.forward(&self.self_attn_layer_norm.forward(x)?, cache)?)?;
         if let (Some((norm, attention)), Some((k, v, mask))) = (&self.encoder_attn, cross) {
             // Without biases, cross-attention of the unconditional sequences is zero: only the others are computed.
             let (batch, rows) = (x.dim(0)?, k.dim(0)?);
             let attending = x.narrow(0, 0, rows)?;
-            let attended = (&attending + attention.forward(&norm.forward(&attending)?, k, v, mask)?)?;
+            let attended = add(&attending, &attention.forward(&norm.forward(&attending)?, k, v, mask)?)?;
             x = match rows == batch {
                 true => attended,
                 false => Tensor::cat(&[&attended, &x.narrow(0, rows, batch - rows)?], 0)?,
             };
         }
         let inner = self.fc1.forward_then(&self.final_layer_norm.forward(&x)?, self.activation)?;
-        Ok((&x + self.fc2.forward(&inner)?)?)
+        add(&x, &self.fc2.forward(&inner)?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::Result;
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, Mlp, RmsNorm};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, Mlp, RmsNorm, add};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 
 use super::features::{DescribedEdges, EdgeFeatures};
@@ -181,7 +181,7 @@ impl Interaction {
         let received = graph.receivers.sum_scaled(&new, &gates.narrow(1, 0, 1)?.contiguous()?)?;
         let sent = graph.senders.sum_scaled(&new, &gates.narrow(1, 1, 1)?.contiguous()?)?;
         let heard = self.node_mlp.forward(&Tensor::cat(&[&nodes, &received, &sent], 1)?)?;
-        Ok(HiddenStates { nodes: (nodes + heard)?, edges: (state.edges + new)? })
+        Ok(HiddenStates { nodes: add(&nodes, &heard)?, edges: add(&state.edges, &new)? })
     }
 }
 

@@ -14,7 +14,7 @@ use fauna_shared::model::{
     BlockHook, CausalLm, DefaultTokens, Family, Keys, Model, Release, Step, check_heads, check_layer_types,
     check_sizes, check_unpacked,
 };
-use fauna_shared::nn::{Embedding, Linear, RmsNorm};
+use fauna_shared::nn::{Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::{MatrixUse, Name, Piece, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -331,8 +331,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
-        Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+        let x = add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+        add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }
 

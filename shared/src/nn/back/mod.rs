@@ -44,8 +44,8 @@ fn tensor_of(values: Vec<f32>, x: &Tensor) -> candle_core::Result<Tensor> {
     Tensor::from_vec(values, x.shape(), x.device())
 }
 
-/// The gradient of `x` that `write` writes; `None` if `x` is a variable of the running backward pass, to whose gradient
-/// it was written, or requires none.
+/// The gradient of `x` that `write` writes; `None` if `x` is a variable or a recorded output of the running backward pass,
+/// to whose gradient it was written, or requires none.
 fn delivered_or(
     x: &Tensor,
     write: impl Fn(&mut [f32], bool) -> Result<()>,
@@ -54,7 +54,7 @@ fn delivered_or(
         return Ok(None);
     }
     let mut written = Ok(());
-    if grad::deliver(x, |gradient, accumulate| written = write(gradient, accumulate)) {
+    if grad::deliver(x, |gradient, accumulate| written = write(gradient, accumulate)).map_err(out)? {
         return written.map(|()| None).map_err(out);
     }
     let mut gradient = memory::zeros(x.elem_count());

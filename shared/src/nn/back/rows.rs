@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use super::{delivered_or, host, numbers, out};
 use crate::kernels::{memory, segments};
 use crate::runtime::kernels_take;
-use crate::{Error, Result, transfer};
+use crate::{Error, Result, grad, transfer};
 
 /// The rows `ids` of `x`, `(count, width)`. Returns `(number of ids, width)`.
 ///
@@ -21,7 +21,7 @@ use crate::{Error, Result, transfer};
 pub fn select_rows(x: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let index = transfer::to_device(ids.to_vec(), ids.len(), x.device())?;
     match (kernels_take(x), x.track_op()) {
-        (true, true) => Ok(x.contiguous()?.apply_op2(&index, Rows)?),
+        (true, true) => grad::apply2(&x.contiguous()?, &index, Rows),
         (true, false) => {
             let width = x.dim(1)?;
             let rows = host::read(x, |x| gather(x, width, ids))??;

@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release, check_heads, check_sizes};
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -393,8 +393,8 @@ impl EncoderLayer {
 
     fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
         let inner = self.self_attn.self_attention(&self.pre_self_attn_layer_norm.forward(x)?, mask, None)?;
-        let x = (x + self.self_attn_layer_norm.forward(&inner)?)?;
-        Ok((&x + self.glu.forward(&x)?)?)
+        let x = add(x, &self.self_attn_layer_norm.forward(&inner)?)?;
+        add(&x, &self.glu.forward(&x)?)
     }
 }
 
@@ -421,11 +421,11 @@ impl DecoderLayer {
     ) -> Result<Tensor> {
         let inner = self.pre_self_attn_layer_norm.forward(x)?;
         let inner = self.self_attn.self_attention(&inner, &Mask::causal(), Some(cache))?;
-        let x = (x + self.self_attn_layer_norm.forward(&inner)?)?;
+        let x = add(x, &self.self_attn_layer_norm.forward(&inner)?)?;
         let inner =
             self.encoder_attn.cross_attention(&self.pre_encoder_attn_layer_norm.forward(&x)?, k, v, mask)?;
-        let x = (&x + self.encoder_attn_layer_norm.forward(&inner)?)?;
-        Ok((&x + self.glu.forward(&x)?)?)
+        let x = add(&x, &self.encoder_attn_layer_norm.forward(&inner)?)?;
+        add(&x, &self.glu.forward(&x)?)
     }
 }
 

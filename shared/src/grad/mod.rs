@@ -3,6 +3,8 @@
 //! A tensor requires a gradient if a variable led to it. Operations that have no backward pass refuse such a tensor with
 //! an error that names the operation; a gradient is never cut silently.
 
+mod tape;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -10,6 +12,9 @@ use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use crate::kernels::{elementwise, memory, optimizer};
 use crate::{Error, ErrorKind, Result, transfer};
+
+pub use tape::Recording;
+pub(crate) use tape::{apply1, apply2, apply3};
 
 thread_local! {
     /// The gradients that the backward pass running on this thread accumulates.
@@ -71,19 +76,17 @@ impl Gradients {
     /// [`Compute`](ErrorKind::Compute) if an operation that led to `loss` has no backward pass.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         let outer = OPEN.replace(Some(std::mem::take(self)));
-        let store = loss.backward();
+        let done = tape::run(loss);
         *self = OPEN.replace(outer).unwrap_or_default();
-        self.add(&store?)
+        done
     }
 
-    /// Adds the gradients in `store`, which candle computed.
-    fn add(&mut self, store: &candle_core::backprop::GradStore) -> Result<()> {
-        for (id, place) in &self.places {
-            if let Some(new) = store.get_id(*id) {
-                self.all[*place].add(new)?;
-            }
+    /// Adds `gradient` to that of the variable `id`. Returns false if it is none of the variables.
+    fn add_one(&mut self, id: TensorId, gradient: &Tensor) -> Result<bool> {
+        match self.places.get(&id) {
+            None => Ok(false),
+            Some(place) => self.all[*place].add(gradient).map(|()| true),
         }
-        Ok(())
     }
 
     /// Forgets the gradients and keeps their memory for the next ones.
@@ -161,19 +164,34 @@ impl Gradient {
 }
 
 /// Lets `write(gradient, accumulate)` write the gradient of `variable`, float32 on the CPU, into the memory of the
-/// [`Gradients`] of this thread's backward pass: over it, or added to it if `accumulate`. Returns false, and calls
-/// nothing, if `variable` is none of its variables: candle then adds the gradient.
-pub(crate) fn deliver(variable: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> bool {
-    OPEN.with_borrow_mut(|open| {
+/// [`Gradients`] or of the tape of this thread's backward pass: over it, or added to it if `accumulate`. Returns false, and
+/// calls nothing, if `variable` is none of its variables and no recorded output: its gradient is then added by others.
+///
+/// # Errors
+/// Those of the tensor library.
+pub(crate) fn deliver(variable: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> Result<bool> {
+    let mut write = Some(write);
+    let is_variable = OPEN.with_borrow_mut(|open| {
         let Some(gradients) = open else { return false };
         let Some(place) = gradients.places.get(&variable.id()) else { return false };
         let Gradient::Host { values, filled, length } = &mut gradients.all[*place] else { return false };
         if values.len() != *length {
             *values = memory::zeros(*length);
         }
-        write(values, std::mem::replace(filled, true));
+        if let Some(write) = write.take() {
+            write(values, std::mem::replace(filled, true));
+        }
         true
-    })
+    });
+    match write {
+        Some(write) if !is_variable => tape::deliver(variable, write),
+        _ => Ok(is_variable),
+    }
+}
+
+/// Calls `f` with the gradients of this thread's backward pass. Returns false without one.
+fn open(f: impl FnOnce(&mut Gradients) -> Result<bool>) -> Result<bool> {
+    OPEN.with_borrow_mut(|open| open.as_mut().map_or(Ok(false), f))
 }
 
 /// Refuses `x` if it requires a gradient, for an operation without a backward pass.
