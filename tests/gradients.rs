@@ -49,9 +49,12 @@ const OPTIMIZER: [&str; 4] = ["learning_rate", "betas", "eps", "weight_decay"];
 /// Families that can be trained and have no training case, with the reason.
 const WITHOUT_CASE: [(&str, &str); 0] = [];
 
+/// Why the encoder of a vector quantizer has another gradient (van den Oord et al. 2017, arXiv 1711.00937, section 3.2).
+const STRAIGHT_THROUGH: &str = "the gradient of the chosen code is taken as that of the encoder output";
+
 /// Variables whose gradient is by the reference's definition not the derivative of its loss, by a part of the case's path
 /// and a part of the variable's name, with the reason.
-const OTHERWISE_DEFINED: [(&str, &str, &str); 6] = [
+const OTHERWISE_DEFINED: [(&str, &str, &str); 11] = [
     (
         "bert/train_step_question_answering",
         "word_embeddings.weight",
@@ -65,6 +68,15 @@ const OTHERWISE_DEFINED: [(&str, &str, &str); 6] = [
     ("orb/", "normalizer.bn.", "the statistics of a normalizer are buffers"),
     ("orb/", "reference.linear.weight", "the reference energies are not trained unless the options say so"),
     ("orb/", "rbf_transform.bessel_weights", "the weights of the Bessel functions are a buffer"),
+    ("orb/", "rbf_transform.prefactor", "the factor of the Bessel functions is a buffer"),
+    ("encodec/", "encoder.", STRAIGHT_THROUGH),
+    ("encodec/", "codebook.embed", "codebooks are averages of encoder outputs, not trained by gradients"),
+    ("llark/train_step_jukebox_vqvae", "vqvae.encoders.", STRAIGHT_THROUGH),
+    (
+        "llark/train_step_jukebox_vqvae",
+        ".codebook",
+        "codebooks are averages of encoder outputs, not trained by gradients",
+    ),
     (
         "orb/train_step_direct",
         "",
