@@ -150,10 +150,21 @@ impl TrainingCase {
         let mut gradients = learner.gradients();
         gradients.backward(&loss.value)?;
         drop(recording);
+        let recording = Recording::recomputing();
+        let loss_again = learner.loss(&self.inputs, &self.options)?;
+        let mut again = learner.gradients();
+        again.backward(&loss_again.value)?;
+        drop(recording);
+        let mut failures = Vec::new();
         let mut learned = BTreeMap::new();
         let mut unused = Vec::new();
         for (name, variable) in learner.variables().all() {
-            match gradients.get(&variable)? {
+            let gradient = gradients.get(&variable)?;
+            let bits = |gradient: &Option<Tensor>| gradient.as_ref().map(values).transpose();
+            if bits(&gradient)? != bits(&again.get(&variable)?)? {
+                failures.push(format!("{name} has another gradient if activations are computed again"));
+            }
+            match gradient {
                 Some(gradient) => drop(learned.insert(name, values(&gradient)?)),
                 None => unused.push(name),
             }
@@ -162,7 +173,6 @@ impl TrainingCase {
         let mut moved = Moved { case: self, learner };
         let plain = moved.loss()?;
         let noise = ROUNDING * plain.abs().max(1.0);
-        let mut failures = Vec::new();
         if (plain - tracked).abs() > noise {
             failures.push(format!("the loss is {tracked} with gradients and {plain} without"));
         }

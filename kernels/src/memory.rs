@@ -3,13 +3,22 @@
 //! The system maps fresh memory page by page on first access. With pages of 4 KiB that takes longer than writing the
 //! output of a layer, so large outputs request huge pages of 2 MiB; without support for them they get small pages.
 
+use std::mem::MaybeUninit;
+
 use super::versions::for_each_piece;
 
 /// Size in bytes from which huge pages are requested; smaller buffers mostly reuse freed memory.
 const LARGE: usize = 4 << 20;
 
+/// Elements that one thread fills at a time.
+const PIECE: usize = 1 << 16;
+
 /// Allocates `len` zeros.
 pub fn zeros(len: usize) -> Vec<f32> {
+    // Fresh memory comes as zeros from the system; what was used before is filled.
+    if len > PIECE && is_kept() {
+        return filled(len, |_, piece| piece.fill(MaybeUninit::new(0.0)));
+    }
     let mut values = vec![0f32; len];
     if size_of_val(&values[..]) >= LARGE {
         ask_for_large_pages(&mut values);
@@ -19,11 +28,24 @@ pub fn zeros(len: usize) -> Vec<f32> {
 
 /// Allocates a copy of `x`.
 pub fn copy(x: &[f32]) -> Vec<f32> {
-    if size_of_val(x) < LARGE {
+    if x.len() <= PIECE {
         return x.to_vec();
     }
-    let mut values = zeros(x.len());
-    copy_to(x, &mut values);
+    filled(x.len(), |start, piece| {
+        piece.iter_mut().zip(&x[start..]).for_each(|(to, from)| *to = MaybeUninit::new(*from));
+    })
+}
+
+/// Allocates `len` elements, which `fill(start, piece)` writes on all threads.
+fn filled(len: usize, fill: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync) -> Vec<f32> {
+    let mut values: Vec<f32> = Vec::with_capacity(len);
+    let room = &mut values.spare_capacity_mut()[..len];
+    if size_of_val(room) >= LARGE {
+        ask_for_large_pages(room);
+    }
+    for_each_piece(room, PIECE, |i, piece| fill(i * PIECE, piece));
+    // SAFETY: the pieces cover `len` elements, and the callers' `fill` writes every element of its piece.
+    unsafe { values.set_len(len) };
     values
 }
 
@@ -32,13 +54,12 @@ pub fn copy(x: &[f32]) -> Vec<f32> {
 /// # Panics
 /// If their lengths differ.
 pub fn copy_to(x: &[f32], to: &mut [f32]) {
-    const PIECE: usize = 1 << 16;
     assert_eq!(x.len(), to.len(), "source and destination must have the same length");
     for_each_piece(to, PIECE, |i, to| to.copy_from_slice(&x[i * PIECE..][..to.len()]));
 }
 
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn ask_for_large_pages(values: &mut [f32]) {
+fn ask_for_large_pages<T>(values: &mut [T]) {
     use std::ffi::{c_int, c_void};
     unsafe extern "C" {
         fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
@@ -55,7 +76,7 @@ fn ask_for_large_pages(values: &mut [f32]) {
 }
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-fn ask_for_large_pages(_: &mut [f32]) {}
+fn ask_for_large_pages<T>(_: &mut [T]) {}
 
 /// While one of these lives, the memory of dropped buffers stays with the process, to be used again: for work that
 /// allocates and drops the same buffers over and over, such as training, in which the system would otherwise map and clear
@@ -67,6 +88,11 @@ pub struct Keep(());
 
 /// How many [`Keep`] live.
 static KEPT: std::sync::Mutex<usize> = std::sync::Mutex::new(0);
+
+/// Whether a [`Keep`] lives.
+fn is_kept() -> bool {
+    *KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner) > 0
+}
 
 impl Keep {
     /// Keeps memory from now on.

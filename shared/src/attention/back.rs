@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::{Mask, PositionBias, rows_together};
+use crate::grad::Recorded;
 use crate::kernels::attention::{self as kernel, Gradients};
 use crate::kernels::memory;
 use crate::nn::{back, host};
@@ -152,6 +153,10 @@ fn strided<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<
 
 struct Attention(Arc<Pass>);
 
+impl Recorded for Attention {
+    const READS_OUTPUT: bool = true;
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -204,6 +209,8 @@ struct Parameter {
     /// Whether the parameter is the position bias, or the sinks.
     of_bias: bool,
 }
+
+impl Recorded for Parameter {}
 
 impl CustomOp2 for Parameter {
     fn name(&self) -> &'static str {

@@ -8,6 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::grad::Recorded;
 use crate::kernels::rope::{Order, Pairs, Rotary};
 use crate::nn::{back, fused, host};
 use crate::runtime::kernels_take;
@@ -507,6 +508,8 @@ impl Turned {
         })?
     }
 }
+
+impl Recorded for Turned {}
 
 impl CustomOp1 for Turned {
     fn name(&self) -> &'static str {

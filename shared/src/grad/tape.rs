@@ -2,8 +2,11 @@
 //!
 //! While a [`Recording`] lives, the output of such an operation is a leaf for the tensor library, and the tape keeps what
 //! its backward pass needs. That pass runs the tape from its end, and writes gradients into buffers of its own: the
-//! library would allocate zeros for each and add to them. What lies between two recorded operations, such as a sum of
+//! library would allocate zeros for each and add to them. What lies between two recorded operations, such as a product of
 //! tensors, goes through the graph of the library; views of a leaf, found by their storage, need none.
+//!
+//! With [recomputation](Recording::recomputing), the outputs between two residual sums are dropped, and computed again
+//! from the first of both in the backward pass (Chen et al. 2016, arXiv 1604.06174, section 4).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -51,7 +54,18 @@ impl Recording {
     #[must_use]
     #[allow(clippy::new_without_default, reason = "it changes what operations do")]
     pub fn new() -> Self {
-        let outer = TAPE.replace(Some(Tape::default()));
+        Self::of(Tape::default())
+    }
+
+    /// [`new`](Self::new) with recomputation of activations: of the outputs of operations, those of residual sums alone are
+    /// kept. The gradients are the same to the bit; the backward pass takes the time of a forward pass longer.
+    #[must_use]
+    pub fn recomputing() -> Self {
+        Self::of(Tape { recomputes: true, ..Tape::default() })
+    }
+
+    fn of(tape: Tape) -> Self {
+        let outer = TAPE.replace(Some(tape));
         Self { outer, _thread: std::marker::PhantomData }
     }
 }
@@ -63,14 +77,25 @@ impl Drop for Recording {
     }
 }
 
+/// What a tape must know of an operation.
+pub(crate) trait Recorded {
+    /// Whether the backward pass reads the output.
+    const READS_OUTPUT: bool = false;
+    /// Whether the output is kept where others are computed again.
+    const IS_KEPT: bool = false;
+}
+
 /// Recorded operations in their order.
 #[derive(Default)]
 struct Tape {
     nodes: Vec<Node>,
     /// The place in `nodes` of the operation that a leaf is the output of.
     ids: HashMap<TensorId, usize>,
-    /// The same, by the address of the leaf's elements.
+    /// The same, by the address of the elements of a leaf that the tape holds.
     addresses: HashMap<usize, usize>,
+    recomputes: bool,
+    /// The place after the last operation whose output is kept.
+    segment: usize,
 }
 
 impl std::fmt::Debug for Tape {
@@ -81,9 +106,24 @@ impl std::fmt::Debug for Tape {
 
 struct Node {
     operation: Operation,
-    inputs: Vec<Tensor>,
-    output: Tensor,
+    inputs: Vec<Input>,
+    /// The leaf; `None` if it was dropped, to be computed again.
+    output: Option<Tensor>,
+    shape: Shape,
+    reads_output: bool,
+    is_kept: bool,
     gradient: Slot,
+}
+
+/// An input of an operation.
+#[derive(Clone)]
+enum Input {
+    /// All elements of a leaf in their order, in a shape of its own.
+    Leaf { place: usize, shape: Shape },
+    /// A view of a leaf.
+    View { place: usize, tensor: Tensor },
+    /// A variable, what has no gradient, or what other operations computed.
+    Other(Tensor),
 }
 
 enum Operation {
@@ -104,47 +144,34 @@ enum Slot {
 /// Applies `operation` to `x`.
 pub(crate) fn apply1<C>(x: &Tensor, operation: C) -> Result<Tensor>
 where
-    C: CustomOp1 + Send + Sync + 'static,
+    C: CustomOp1 + Recorded + Send + Sync + 'static,
 {
-    if !records(&[x]) {
-        return Ok(x.apply_op1(operation)?);
+    match records(&[x]) {
+        true => record::<C>(Operation::One(Box::new(operation)), &[x]),
+        false => Ok(x.apply_op1(operation)?),
     }
-    let (storage, shape) = {
-        let (storage, layout) = x.storage_and_layout();
-        operation.cpu_fwd(of_cpu(&storage)?, layout)?
-    };
-    Ok(record(Operation::One(Box::new(operation)), &[x], storage, shape))
 }
 
 /// Applies `operation` to `x` and `y`.
 pub(crate) fn apply2<C>(x: &Tensor, y: &Tensor, operation: C) -> Result<Tensor>
 where
-    C: CustomOp2 + Send + Sync + 'static,
+    C: CustomOp2 + Recorded + Send + Sync + 'static,
 {
-    if !records(&[x, y]) {
-        return Ok(x.apply_op2(y, operation)?);
+    match records(&[x, y]) {
+        true => record::<C>(Operation::Two(Box::new(operation)), &[x, y]),
+        false => Ok(x.apply_op2(y, operation)?),
     }
-    let (storage, shape) = {
-        let ((a, a_layout), (b, b_layout)) = (x.storage_and_layout(), y.storage_and_layout());
-        operation.cpu_fwd(of_cpu(&a)?, a_layout, of_cpu(&b)?, b_layout)?
-    };
-    Ok(record(Operation::Two(Box::new(operation)), &[x, y], storage, shape))
 }
 
 /// Applies `operation` to `x`, `y` and `z`.
 pub(crate) fn apply3<C>(x: &Tensor, y: &Tensor, z: &Tensor, operation: C) -> Result<Tensor>
 where
-    C: CustomOp3 + Send + Sync + 'static,
+    C: CustomOp3 + Recorded + Send + Sync + 'static,
 {
-    if !records(&[x, y, z]) {
-        return Ok(x.apply_op3(y, z, operation)?);
+    match records(&[x, y, z]) {
+        true => record::<C>(Operation::Three(Box::new(operation)), &[x, y, z]),
+        false => Ok(x.apply_op3(y, z, operation)?),
     }
-    let (storage, shape) = {
-        let ((a, a_layout), (b, b_layout)) = (x.storage_and_layout(), y.storage_and_layout());
-        let (c, c_layout) = z.storage_and_layout();
-        operation.cpu_fwd(of_cpu(&a)?, a_layout, of_cpu(&b)?, b_layout, of_cpu(&c)?, c_layout)?
-    };
-    Ok(record(Operation::Three(Box::new(operation)), &[x, y, z], storage, shape))
 }
 
 fn of_cpu(storage: &Storage) -> Result<&CpuStorage> {
@@ -161,21 +188,27 @@ fn records(xs: &[&Tensor]) -> bool {
         && xs.iter().any(|x| x.track_op())
 }
 
-/// The leaf that holds the output of `operation`.
-fn record(operation: Operation, inputs: &[&Tensor], storage: CpuStorage, shape: Shape) -> Tensor {
-    let output = Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), true);
-    let inputs = inputs.iter().map(|x| (*x).clone()).collect();
+/// Runs `operation` on `xs`, and returns the leaf that holds its output.
+fn record<C: Recorded>(operation: Operation, xs: &[&Tensor]) -> Result<Tensor> {
+    let output = operation.forward(xs)?;
     TAPE.with_borrow_mut(|tape| {
         if let Some(tape) = tape {
-            let place = tape.nodes.len();
-            tape.ids.insert(output.id(), place);
-            if let Some(address) = address(&output) {
-                tape.addresses.insert(address, place);
+            let inputs: Vec<Input> = xs.iter().map(|x| tape.input(x)).collect();
+            tape.push(Node {
+                operation,
+                inputs,
+                shape: output.shape().clone(),
+                output: Some(output.clone()),
+                reads_output: C::READS_OUTPUT,
+                is_kept: C::IS_KEPT,
+                gradient: Slot::None,
+            });
+            if C::IS_KEPT {
+                tape.end_segment();
             }
-            tape.nodes.push(Node { operation, inputs, output: output.clone(), gradient: Slot::None });
         }
     });
-    output
+    Ok(output)
 }
 
 /// The address of the storage of `x`, float32 on the CPU and not empty.
@@ -197,19 +230,101 @@ impl Tape {
             return None;
         }
         let place = *self.addresses.get(&address(x)?)?;
-        let is_whole = x.is_contiguous() && x.elem_count() == self.nodes[place].output.elem_count();
+        let is_whole = x.is_contiguous() && x.elem_count() == self.nodes[place].shape.elem_count();
         Some((place, is_whole))
     }
 
-    /// Removes the last operation.
-    fn pop(&mut self) -> Option<Node> {
-        let node = self.nodes.pop()?;
-        self.ids.remove(&node.output.id());
-        if let Some(address) = address(&node.output) {
-            self.addresses.remove(&address);
+    /// `x` as an input.
+    fn input(&self, x: &Tensor) -> Input {
+        match self.find(x) {
+            Some((place, true)) => Input::Leaf { place, shape: x.shape().clone() },
+            Some((place, false)) => Input::View { place, tensor: x.clone() },
+            None => Input::Other(x.clone()),
         }
-        Some(node)
     }
+
+    fn push(&mut self, node: Node) {
+        self.nodes.push(node);
+        self.register(self.nodes.len() - 1);
+    }
+
+    /// Lets the leaf of the operation at `place` be found.
+    fn register(&mut self, place: usize) {
+        if let Some(output) = &self.nodes[place].output {
+            self.ids.insert(output.id(), place);
+            if let Some(address) = address(output) {
+                self.addresses.insert(address, place);
+            }
+        }
+    }
+
+    /// Ends a segment with the last operation; with recomputation, the outputs of those before it are dropped. Their ids
+    /// are kept, since the graph of the tensor library may lead to them.
+    fn end_segment(&mut self) {
+        let start = std::mem::replace(&mut self.segment, self.nodes.len());
+        if self.recomputes {
+            for node in self.nodes[start..].iter_mut().filter(|node| !node.is_kept) {
+                if let Some(address) = node.output.take().as_ref().and_then(address) {
+                    self.addresses.remove(&address);
+                }
+            }
+        }
+    }
+
+    /// The values of an input.
+    fn value(&mut self, input: &Input) -> Result<Tensor> {
+        match input {
+            Input::Leaf { place, shape } => Ok(self.output(*place)?.reshape(shape)?),
+            Input::View { tensor, .. } | Input::Other(tensor) => Ok(tensor.clone()),
+        }
+    }
+
+    /// The output of the operation at `place`, which is computed again if it was dropped.
+    fn output(&mut self, place: usize) -> Result<Tensor> {
+        if let Some(output) = &self.nodes[place].output {
+            return Ok(output.clone());
+        }
+        let inputs = self.nodes[place].inputs.clone();
+        let values = inputs.iter().map(|input| self.value(input)).collect::<Result<Vec<_>>>()?;
+        let output = self.nodes[place].operation.forward(&values.iter().collect::<Vec<_>>())?;
+        self.nodes[place].output = Some(output.clone());
+        self.register(place);
+        Ok(output)
+    }
+
+    /// Removes the last operation. Returns what its backward pass needs; `None` if no gradient led to it.
+    fn pop(&mut self) -> Result<Option<Step>> {
+        let Some(last) = self.nodes.last_mut() else { return Ok(None) };
+        let gradient = std::mem::replace(&mut last.gradient, Slot::None).take(&last.shape)?;
+        let step = match gradient {
+            None => None,
+            Some(gradient) => {
+                let place = self.nodes.len() - 1;
+                let inputs = self.nodes[place].inputs.clone();
+                let values = inputs.iter().map(|input| self.value(input)).collect::<Result<_>>()?;
+                let output = self.nodes[place].reads_output.then(|| self.output(place)).transpose()?;
+                Some((gradient, values, output))
+            }
+        };
+        let Some(Node { operation, inputs, output, .. }) = self.nodes.pop() else { return Ok(None) };
+        if let Some(output) = &output {
+            self.ids.remove(&output.id());
+            if let Some(address) = address(output) {
+                self.addresses.remove(&address);
+            }
+        }
+        Ok(step.map(|(gradient, values, y)| Step { operation, inputs, values, y, gradient }))
+    }
+}
+
+/// The backward pass of one operation.
+struct Step {
+    operation: Operation,
+    inputs: Vec<Input>,
+    values: Vec<Tensor>,
+    /// The output, if it is read.
+    y: Option<Tensor>,
+    gradient: Tensor,
 }
 
 impl Slot {
@@ -283,39 +398,48 @@ fn add_to_view(to: &mut [f32], layout: &Layout, gradient: &[f32]) {
 /// none.
 pub(super) fn deliver(x: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> Result<bool> {
     // The slot is taken out, so that `write` may look at the tape.
-    let found = TAPE.with_borrow_mut(|tape| {
-        let node = tape.as_mut().and_then(|tape| match tape.find(x) {
-            Some((place, true)) => tape.nodes.get_mut(place),
+    let found = TAPE.with_borrow_mut(|tape| match tape {
+        Some(tape) => match tape.find(x) {
+            Some((place, true)) => {
+                Some((place, std::mem::replace(&mut tape.nodes[place].gradient, Slot::None)))
+            }
             _ => None,
-        })?;
-        Some((node.output.id(), std::mem::replace(&mut node.gradient, Slot::None)))
+        },
+        None => None,
     });
-    let Some((leaf, mut slot)) = found else { return Ok(false) };
+    let Some((place, mut slot)) = found else { return Ok(false) };
     let (values, accumulate) = slot.buffer(x.elem_count())?;
     write(values, accumulate);
-    TAPE.with_borrow_mut(|tape| {
-        let node = tape.as_mut().and_then(|tape| tape.nodes.get_mut(*tape.ids.get(&leaf)?));
-        if let Some(node) = node {
-            node.gradient = slot;
-        }
-    });
+    add_at(place, |node| {
+        node.gradient = slot;
+        Ok(())
+    })?;
     Ok(true)
 }
 
-/// Adds `gradient` to that of `x`, an input of an operation.
-fn give(x: &Tensor, gradient: &Tensor) -> Result<()> {
-    let is_leaf = TAPE.with_borrow_mut(|tape| -> Result<bool> {
-        let Some(tape) = tape else { return Ok(false) };
-        let Some((place, is_whole)) = tape.find(x) else { return Ok(false) };
-        let node = &mut tape.nodes[place];
-        if is_whole {
-            return node.gradient.add(gradient).map(|()| true);
+/// Adds to the gradient of the leaf at `place`.
+fn add_at(place: usize, add: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
+    TAPE.with_borrow_mut(|tape| match tape.as_mut().and_then(|tape| tape.nodes.get_mut(place)) {
+        Some(node) => add(node),
+        None => {
+            Err(Error::new(crate::ErrorKind::Compute, "a gradient of an operation that has passed it on"))
         }
-        let (values, _) = node.gradient.buffer(node.output.elem_count())?;
-        host::saved(gradient, |gradient| add_to_view(values, x.layout(), gradient))?;
-        Ok(true)
-    })?;
-    if is_leaf || open(|gradients| gradients.add_one(x.id(), gradient))? || x.is_variable() || !x.track_op() {
+    })
+}
+
+/// Adds `gradient` to that of `input`.
+fn give(input: &Input, gradient: &Tensor) -> Result<()> {
+    let x = match input {
+        Input::Leaf { place, .. } => return add_at(*place, |node| node.gradient.add(gradient)),
+        Input::View { place, tensor } => {
+            return add_at(*place, |node| {
+                let (values, _) = node.gradient.buffer(node.shape.elem_count())?;
+                host::saved(gradient, |gradient| add_to_view(values, tensor.layout(), gradient))
+            });
+        }
+        Input::Other(x) => x,
+    };
+    if open(|gradients| gradients.add_one(x.id(), gradient))? || x.is_variable() || !x.track_op() {
         return Ok(());
     }
     distribute(&x.apply_op1(Seed(gradient.clone()))?.backward()?)
@@ -325,12 +449,10 @@ fn give(x: &Tensor, gradient: &Tensor) -> Result<()> {
 fn distribute(store: &GradStore) -> Result<()> {
     for id in store.get_ids() {
         let Some(gradient) = store.get_id(*id) else { continue };
-        let is_leaf = TAPE.with_borrow_mut(|tape| {
-            let node = tape.as_mut().and_then(|tape| tape.nodes.get_mut(*tape.ids.get(id)?));
-            node.map(|node| node.gradient.add(&gradient.detach())).transpose()
-        })?;
-        if is_leaf.is_none() {
-            open(|gradients| gradients.add_one(*id, gradient))?;
+        let place = TAPE.with_borrow(|tape| tape.as_ref().and_then(|tape| tape.ids.get(id).copied()));
+        match place {
+            Some(place) => add_at(place, |node| node.gradient.add(&gradient.detach()))?,
+            None => drop(open(|gradients| gradients.add_one(*id, gradient))?),
         }
     }
     Ok(())
@@ -338,18 +460,24 @@ fn distribute(store: &GradStore) -> Result<()> {
 
 /// Runs the tape of this thread from its end, from the gradients of what `loss`, a scalar, was computed from.
 pub(super) fn run(loss: &Tensor) -> Result<()> {
-    match TAPE.with_borrow(|tape| tape.as_ref().is_some_and(|tape| tape.find(loss).is_some())) {
-        true => give(loss, &loss.ones_like()?)?,
-        false => distribute(&loss.backward()?)?,
+    let recorded = TAPE.with_borrow(|tape| tape.as_ref().and_then(|tape| tape.find(loss)));
+    match recorded {
+        Some((place, _)) => {
+            let ones = loss.ones_like()?;
+            add_at(place, |node| node.gradient.add(&ones))?;
+        }
+        None => distribute(&loss.backward()?)?,
     }
-    while let Some(node) = TAPE.with_borrow_mut(|tape| tape.as_mut().and_then(Tape::pop)) {
-        let Node { operation, inputs, output, gradient } = node;
-        let Some(gradient) = gradient.take(output.shape())? else { continue };
-        let made = operation.backward(&inputs, &output, &gradient)?;
-        drop((gradient, output));
-        for (x, made) in inputs.iter().zip(made) {
+    let rest = || TAPE.with_borrow(|tape| tape.as_ref().is_some_and(|tape| !tape.nodes.is_empty()));
+    while rest() {
+        let step = TAPE.with_borrow_mut(|tape| tape.as_mut().map_or(Ok(None), Tape::pop))?;
+        let Some(Step { operation, inputs, values, y, gradient }) = step else { continue };
+        // An operation that does not read its output is given another tensor of the same shape.
+        let made = operation.backward(&values, y.as_ref().unwrap_or(&gradient), &gradient)?;
+        drop((gradient, values, y));
+        for (input, made) in inputs.iter().zip(made) {
             if let Some(made) = made {
-                give(x, &made)?;
+                give(input, &made)?;
             }
         }
     }
@@ -357,6 +485,27 @@ pub(super) fn run(loss: &Tensor) -> Result<()> {
 }
 
 impl Operation {
+    /// A new leaf with the output for `xs`.
+    fn forward(&self, xs: &[&Tensor]) -> Result<Tensor> {
+        let (storage, shape) = match (self, xs) {
+            (Self::One(operation), [x]) => {
+                let (x, layout) = x.storage_and_layout();
+                operation.cpu_fwd(of_cpu(&x)?, layout)?
+            }
+            (Self::Two(operation), [x, y]) => {
+                let ((a, a_layout), (b, b_layout)) = (x.storage_and_layout(), y.storage_and_layout());
+                operation.cpu_fwd(of_cpu(&a)?, a_layout, of_cpu(&b)?, b_layout)?
+            }
+            (Self::Three(operation), [x, y, z]) => {
+                let ((a, a_layout), (b, b_layout)) = (x.storage_and_layout(), y.storage_and_layout());
+                let (c, c_layout) = z.storage_and_layout();
+                operation.cpu_fwd(of_cpu(&a)?, a_layout, of_cpu(&b)?, b_layout, of_cpu(&c)?, c_layout)?
+            }
+            _ => unreachable!("an operation is recorded with its inputs"),
+        };
+        Ok(Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), true))
+    }
+
     /// The gradients of the inputs that were not delivered.
     fn backward(&self, inputs: &[Tensor], y: &Tensor, gradient: &Tensor) -> Result<[Option<Tensor>; 3]> {
         Ok(match (self, inputs) {
@@ -385,5 +534,122 @@ impl CustomOp1 for Seed {
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
         Ok(Some(self.0.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, Device, Var};
+
+    use super::*;
+    use crate::grad::Gradients;
+    use crate::nn::{Activation, add, softmax};
+
+    fn noise(shape: impl Into<Shape>, seed: f32) -> Var {
+        let shape = shape.into();
+        let values: Vec<f32> = (0..shape.elem_count()).map(|i| (i as f32 * 0.37 + seed).sin()).collect();
+        Var::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// The gradients of `variables` by `loss`: by the graph of the tensor library, by a tape, and by one that computes
+    /// activations again.
+    fn gradients(variables: &[&Var], loss: impl Fn() -> Result<Tensor>) -> [Vec<Vec<f32>>; 3] {
+        [None, Some(false), Some(true)].map(|recomputes| {
+            let _recording = recomputes.map(|recomputes| match recomputes {
+                true => Recording::recomputing(),
+                false => Recording::new(),
+            });
+            let mut gradients = Gradients::of(variables.iter().copied());
+            gradients.backward(&loss().unwrap()).unwrap();
+            let of = |variable: &&Var| {
+                let gradient = gradients.get(variable).unwrap().unwrap();
+                gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            variables.iter().map(of).collect()
+        })
+    }
+
+    fn assert_alike([graph, tape, again]: &[Vec<Vec<f32>>; 3]) {
+        assert_eq!(tape, again, "recomputation changes no bit");
+        for (graph, tape) in graph.iter().zip(tape) {
+            for (graph, tape) in graph.iter().zip(tape) {
+                assert!((graph - tape).abs() < 1e-5 * graph.abs().max(1.0), "{graph} by the graph, {tape}");
+            }
+        }
+    }
+
+    #[test]
+    fn views_of_recorded_outputs_have_the_gradients_of_the_graph() {
+        let x = noise((2, 3, 8), 0.1);
+        let seen = gradients(&[&x], || {
+            let y = Activation::Silu.forward(&x)?;
+            let half = y.narrow(D::Minus1, 2, 4)?.transpose(0, 1)?;
+            let wide = y.narrow(1, 1, 1)?.broadcast_as((2, 5, 8))?;
+            let all = y.reshape((6, 8))?;
+            let sums = [Activation::GeluErf.forward(&half)?, softmax(&wide.contiguous()?)?, softmax(&all)?];
+            let mut total = (y.sqr()?.sum_all()? * 0.5)?;
+            for sum in sums {
+                total = (total + sum.sqr()?.sum_all()?)?;
+            }
+            Ok(total)
+        });
+        assert_alike(&seen);
+    }
+
+    #[test]
+    fn what_the_tensor_library_computes_between_recorded_operations_has_gradients() {
+        let (x, scale) = (noise((4, 6), 0.3), noise(6, 0.7));
+        let seen = gradients(&[&x, &scale], || {
+            let mut y = x.as_tensor().clone();
+            for _ in 0..3 {
+                let scaled = Activation::Tanh.forward(&y)?.broadcast_mul(&scale)?;
+                // Read twice, once through a view.
+                let parts = (Activation::Silu.forward(&scaled)? + softmax(&scaled.t()?)?.t()?)?;
+                y = add(&y, &parts.contiguous()?)?;
+            }
+            Ok(y.sqr()?.mean_all()?)
+        });
+        assert_alike(&seen);
+    }
+
+    #[test]
+    fn a_loss_that_is_recorded_itself_starts_the_backward_pass() {
+        let x = noise((1, 1), 0.4);
+        let seen = gradients(&[&x], || Ok(Activation::Silu.forward(&x)?.reshape(())?));
+        assert_alike(&seen);
+        assert!(seen[0][0][0] != 0.0);
+    }
+
+    #[test]
+    fn recomputation_holds_the_outputs_of_sums_alone() {
+        let x = noise((4, 6), 0.9);
+        let held = |recording: Recording| {
+            let mut y = x.as_tensor().clone();
+            for _ in 0..5 {
+                y = add(&y, &Activation::Tanh.forward(&Activation::Silu.forward(&y).unwrap()).unwrap())
+                    .unwrap();
+            }
+            let held = TAPE.with_borrow(|tape| {
+                tape.as_ref().unwrap().nodes.iter().filter(|node| node.output.is_some()).count()
+            });
+            drop(recording);
+            held
+        };
+        assert_eq!((held(Recording::new()), held(Recording::recomputing())), (15, 5));
+    }
+
+    #[test]
+    fn a_tape_ends_with_its_recording() {
+        let x = noise((2, 2), 0.2);
+        let outer = Recording::new();
+        let y = softmax(&x).unwrap();
+        drop(Recording::new());
+        let operations = || TAPE.with_borrow(|tape| tape.as_ref().map(|tape| tape.nodes.len()));
+        assert_eq!(operations(), Some(1));
+        drop(outer);
+        assert_eq!(operations(), None);
+        // Without a tape, the graph leads back.
+        let z = softmax(&x).unwrap();
+        assert!(z.track_op() && !z.is_variable() && y.is_variable());
     }
 }

@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Shape, Tenso
 
 use super::back::{self, numbers, out};
 use super::host;
+use crate::grad::Recorded;
 use crate::kernels::{memory, segments};
 use crate::runtime::kernels_take;
 use crate::{Error, ErrorKind, Result, grad};
@@ -129,6 +130,8 @@ impl Incidence {
 
 struct Gather(Incidence);
 
+impl Recorded for Gather {}
+
 impl CustomOp1 for Gather {
     fn name(&self) -> &'static str {
         "gather"
@@ -148,6 +151,8 @@ impl CustomOp1 for Gather {
 
 struct Sum(Incidence);
 
+impl Recorded for Sum {}
+
 impl CustomOp1 for Sum {
     fn name(&self) -> &'static str {
         "segment-sum"
@@ -165,6 +170,8 @@ impl CustomOp1 for Sum {
 }
 
 struct ScaledSum(Incidence);
+
+impl Recorded for ScaledSum {}
 
 impl CustomOp2 for ScaledSum {
     fn name(&self) -> &'static str {

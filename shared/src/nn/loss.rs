@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor
 
 use super::back::{numbers, out};
 use super::host;
+use crate::grad::Recorded;
 use crate::kernels::{loss as kernel, memory};
 use crate::runtime::kernels_take;
 use crate::{Error, Result, grad, transfer};
@@ -119,6 +120,8 @@ struct CrossEntropy {
     /// The log-sum-exp of each row, of the forward pass.
     log_sums: Mutex<Vec<f32>>,
 }
+
+impl Recorded for CrossEntropy {}
 
 impl CustomOp1 for CrossEntropy {
     fn name(&self) -> &'static str {

@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Shape, Tensor};
 
 use super::back::{self, numbers, out};
 use super::{Activation, Incidence, Linear, host};
+use crate::grad::Recorded;
 use crate::kernels::{elementwise, memory, segments};
 use crate::{Error, ErrorKind, Result, grad};
 
@@ -156,6 +157,8 @@ struct Alone {
     keeps: bool,
 }
 
+impl Recorded for Alone {}
+
 impl CustomOp1 for Alone {
     fn name(&self) -> &'static str {
         "mlp"
@@ -180,6 +183,8 @@ struct Edges {
     /// Which of the three arguments require a gradient.
     wants: [bool; 3],
 }
+
+impl Recorded for Edges {}
 
 impl CustomOp3 for Edges {
     fn name(&self) -> &'static str {

@@ -114,7 +114,10 @@ impl<'a> Trainer<'a> {
         let mut parts = BTreeMap::new();
         self.gradients.clear();
         for part in 0..self.config.accumulate {
-            let _recording = Recording::new();
+            let _recording = match self.config.recompute {
+                true => Recording::recomputing(),
+                false => Recording::new(),
+            };
             let (loss, cut) = self.batch_loss(step, part)?;
             truncated += cut;
             if loss.terms == 0.0 {

@@ -4,10 +4,13 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
 use super::super::Activation;
 use super::{host, numbers, out, tensor_of};
+use crate::grad::Recorded;
 use crate::kernels::{elementwise, memory};
 
 /// An activation function.
 pub(in crate::nn) struct Activated(pub Activation);
+
+impl Recorded for Activated {}
 
 impl CustomOp1 for Activated {
     fn name(&self) -> &'static str {
@@ -31,6 +34,8 @@ impl CustomOp1 for Activated {
 
 /// A gated activation, `activation(gate) * up`.
 pub(in crate::nn) struct Gated(pub Activation);
+
+impl Recorded for Gated {}
 
 impl CustomOp2 for Gated {
     fn name(&self) -> &'static str {
@@ -78,6 +83,8 @@ pub(in crate::nn) struct ClampedSwiglu {
     pub limit: f32,
 }
 
+impl Recorded for ClampedSwiglu {}
+
 impl CustomOp1 for ClampedSwiglu {
     fn name(&self) -> &'static str {
         "clamped-swiglu"
@@ -108,6 +115,10 @@ impl CustomOp1 for ClampedSwiglu {
 
 /// The sum of two tensors of one shape.
 pub(crate) struct Summed;
+
+impl Recorded for Summed {
+    const IS_KEPT: bool = true;
+}
 
 impl CustomOp2 for Summed {
     fn name(&self) -> &'static str {

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Te
 use super::super::Matrix;
 use super::{delivered_or, host, numbers, out, tensor_of, with_last};
 use crate::Result;
+use crate::grad::Recorded;
 use crate::kernels::matmul::{
     self, Compute, Dense, Layout as MatrixLayout, bias_gradient, linear_input_gradient,
     linear_weight_gradient,
@@ -16,6 +17,8 @@ pub(in crate::nn) struct Product {
     pub weight: Matrix,
     pub bias: Option<Tensor>,
 }
+
+impl Recorded for Product {}
 
 impl CustomOp1 for Product {
     fn name(&self) -> &'static str {
@@ -101,6 +104,8 @@ impl VariableProduct {
     }
 }
 
+impl Recorded for VariableProduct {}
+
 impl CustomOp2 for VariableProduct {
     fn name(&self) -> &'static str {
         "linear"
@@ -170,6 +175,8 @@ fn back_to_bias(bias: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tens
 
 /// The sum of `x`, `(…, width)`, and a bias, `(width)`, with gradients of both.
 pub(in crate::nn) struct Biased;
+
+impl Recorded for Biased {}
 
 impl CustomOp2 for Biased {
     fn name(&self) -> &'static str {

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Layout, Shape, Tensor};
 
 use super::{delivered_or, host, numbers, out, tensor_of};
+use crate::grad::Recorded;
 use crate::kernels::{elementwise, memory, norm};
 
 /// Writes a gradient over `gradient`, or adds it.
@@ -34,6 +35,8 @@ fn parameters(
 pub(in crate::nn) struct RmsNormed {
     pub eps: f64,
 }
+
+impl Recorded for RmsNormed {}
 
 impl CustomOp2 for RmsNormed {
     fn name(&self) -> &'static str {
@@ -129,6 +132,8 @@ impl LayerNormed {
     }
 }
 
+impl Recorded for LayerNormed {}
+
 impl CustomOp2 for LayerNormed {
     fn name(&self) -> &'static str {
         "layer-norm"
@@ -194,6 +199,8 @@ pub(in crate::nn) struct GroupNormed {
     pub eps: f64,
 }
 
+impl Recorded for GroupNormed {}
+
 impl CustomOp3 for GroupNormed {
     fn name(&self) -> &'static str {
         "group-norm"
@@ -254,6 +261,10 @@ impl CustomOp3 for GroupNormed {
 /// Softmax over the last axis.
 pub(in crate::nn) struct Softmaxed;
 
+impl Recorded for Softmaxed {
+    const READS_OUTPUT: bool = true;
+}
+
 impl CustomOp1 for Softmaxed {
     fn name(&self) -> &'static str {
         "softmax"
@@ -277,6 +288,8 @@ impl CustomOp1 for Softmaxed {
 pub(in crate::nn) struct Normalized {
     pub eps: f64,
 }
+
+impl Recorded for Normalized {}
 
 impl CustomOp1 for Normalized {
     fn name(&self) -> &'static str {

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 
 use super::{delivered_or, host, numbers, out};
+use crate::grad::Recorded;
 use crate::kernels::{memory, segments};
 use crate::runtime::kernels_take;
 use crate::{Error, Result, grad, transfer};
@@ -34,6 +35,8 @@ pub fn select_rows(x: &Tensor, ids: &[u32]) -> Result<Tensor> {
 /// The rows `ids` of an embedding table, `(count, hidden_size)`, with a gradient of the table. Returns
 /// `(number of ids, hidden_size)`.
 pub(in crate::nn) struct Rows;
+
+impl Recorded for Rows {}
 
 impl CustomOp2 for Rows {
     fn name(&self) -> &'static str {

@@ -97,6 +97,9 @@ struct OptimizerArgs {
     /// Forward passes whose gradients are added up for a step.
     #[arg(help_heading = "Training", long, default_value_t = 1, value_name = "N")]
     accumulate: usize,
+    /// Computes activations again in the backward pass instead of keeping them: less memory, a third more time.
+    #[arg(help_heading = "Training", long)]
+    recompute: bool,
     /// Learning rate (default: 1e-4; with --full 1e-5; with --from-config 1e-3).
     #[arg(help_heading = "Training", long, value_name = "RATE")]
     lr: Option<f64>,
@@ -235,6 +238,7 @@ impl Args {
         config.steps = args.steps;
         config.batch = args.batch;
         config.accumulate = args.accumulate;
+        config.recompute = args.recompute;
         config.learning_rate = args.lr.unwrap_or(rate);
         config.schedule = args.schedule;
         config.warmup = args.warmup;
