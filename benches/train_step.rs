@@ -1,8 +1,8 @@
 //! Training steps of a model on one batch, for `benches/peers/train.py`, which runs PyTorch in turns with it.
 //!
 //! The first line on standard input is JSON: `model`, a folder with a config; `inputs`, a safetensors file with the batch
-//! by the reference's argument names; `lora`, the rank of an adapter, or null to train all weights; `loss`, options of the
-//! loss. For every further line it takes as many steps as the line says, and prints the seconds of each on one line, as
+//! by the reference's argument names; `lora`, the rank of an adapter, or null to train all weights; `recompute`, whether
+//! activations are computed again; `loss`, options of the loss. For every further line it takes as many steps as the line says, and prints the seconds of each on one line, as
 //! JSON with the loss and the peak memory in bytes.
 
 #![allow(clippy::disallowed_methods, reason = "tests read tensors that require gradients")]
@@ -52,7 +52,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         for _ in 0..line?.trim().parse::<usize>()? {
             let begun = Instant::now();
             gradients.clear();
-            let recording = Recording::new();
+            let recording = match work["recompute"].as_bool() {
+                Some(true) => Recording::recomputing(),
+                _ => Recording::new(),
+            };
             let loss = learner.loss(&inputs, &work["loss"])?;
             gradients.backward(&loss.value)?;
             drop(recording);

@@ -151,6 +151,7 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--recompute", action="store_true", help="recompute activations (PyTorch keeps them)")
     options = parser.parse_args()
     import torch
     from safetensors.torch import save_file
@@ -164,7 +165,8 @@ def main():
             config.save_pretrained(folder)
             batch = Path(folder) / "batch.safetensors"
             save_file({key: value.contiguous() for key, value in inputs.items()}, batch)
-            work = {"model": folder, "inputs": str(batch), "lora": lora, "random": 1, "threads": THREADS, "loss": {}}
+            work = {"model": folder, "inputs": str(batch), "lora": lora, "random": 1, "threads": THREADS,
+                    "recompute": options.recompute, "loss": {}}
             ours = Turn([options.binary], json.dumps(work))
             peer = Turn([sys.executable, __file__, "worker", name])
             ratios, times = [], ([], [])

@@ -358,6 +358,28 @@ pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
     zip_pieces(x, y, out, each);
 }
 
+/// Adds `row` to each row of `rows`, as long as it, in place.
+///
+/// # Panics
+/// If `rows` is not a number of rows.
+pub fn add_to_rows(row: &[f32], rows: &mut [f32]) {
+    versioned! {
+        fn each(row: &[f32], rows: &mut [f32]) {
+            for to in rows.chunks_exact_mut(row.len()) {
+                for (to, &x) in to.iter_mut().zip(row) {
+                    *to += x;
+                }
+            }
+        }
+    }
+    if rows.is_empty() {
+        return;
+    }
+    assert!(rows.len().is_multiple_of(row.len()), "expected whole rows");
+    const PIECE: usize = 1 << 14;
+    for_each_piece(rows, PIECE.div_ceil(row.len()) * row.len(), |_, rows| each(row, rows));
+}
+
 /// Adds `x` to `sum` in place.
 ///
 /// # Panics

@@ -11,7 +11,7 @@ use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::model::{
     BlockHook, CausalLm, Family, Keys, Model, Release, Step, check_heads, check_sizes,
 };
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add_repeated};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::json;
@@ -180,7 +180,7 @@ impl CausalLm for Gpt1 {
 
     fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
         let positions = step.positions.tensor(embeddings.device())?;
-        let mut x = embeddings.broadcast_add(&self.positions_embed.forward(&positions)?)?;
+        let mut x = add_repeated(embeddings, &self.positions_embed.forward(&positions)?)?;
         if let Some(types) = step.token_type_ids {
             x = (x + self.tokens_embed.forward(types)?)?;
         }

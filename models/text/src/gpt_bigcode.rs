@@ -11,7 +11,7 @@ use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{
     self, BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
 };
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add, add_repeated};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -221,7 +221,7 @@ impl CausalLm for GptBigCode {
 
     fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
         let positions = step.positions.tensor(embeddings.device())?;
-        let mut x = embeddings.broadcast_add(&self.wpe.forward(&positions)?)?;
+        let mut x = add_repeated(embeddings, &self.wpe.forward(&positions)?)?;
         if let Some(types) = step.token_type_ids {
             // Token types are token ids, looked up in the token embeddings, as in GPT-2.
             x = add(&x, &self.wte.forward(types)?)?;

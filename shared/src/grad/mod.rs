@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use crate::kernels::{elementwise, memory, optimizer};
+use crate::nn::host;
 use crate::{Error, ErrorKind, Result, transfer};
 
 pub use tape::Recording;
-pub(crate) use tape::{Recorded, apply1, apply2, apply3};
+pub(crate) use tape::{Recorded, apply1, apply2, apply3, concat};
 
 thread_local! {
     /// The gradients that the backward pass running on this thread accumulates.
@@ -144,9 +145,7 @@ impl Gradient {
     fn add(&mut self, new: &Tensor) -> Result<()> {
         match self {
             Self::Host { values, filled: true, .. } => {
-                let new = transfer::to_host::<f32>(&new.detach())?;
-                let sum = memory::copy(values);
-                elementwise::add(&sum, &new, values);
+                host::saved(&new.detach(), |new| elementwise::add_to(new, values))?;
             }
             Self::Host { values, filled, .. } => {
                 *values = transfer::to_host(&new.detach())?;

@@ -20,6 +20,7 @@ use candle_core::{
 use super::open;
 use crate::kernels::{elementwise, memory};
 use crate::nn::host;
+use crate::runtime::kernels_take;
 use crate::{Error, Result};
 
 thread_local! {
@@ -130,6 +131,8 @@ enum Operation {
     One(Box<dyn CustomOp1 + Send + Sync>),
     Two(Box<dyn CustomOp2 + Send + Sync>),
     Three(Box<dyn CustomOp3 + Send + Sync>),
+    /// Concatenation along an axis.
+    Concat(usize),
 }
 
 /// The gradient of a leaf so far.
@@ -172,6 +175,44 @@ where
         true => record::<C>(Operation::Three(Box::new(operation)), &[x, y, z]),
         false => Ok(x.apply_op3(y, z, operation)?),
     }
+}
+
+/// Concatenates `parts` along `axis`.
+pub(crate) fn concat(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
+    let fits = |part: &Tensor| kernels_take(part) && part.rank() > axis;
+    match parts.iter().all(|part| fits(part)) && records(parts) {
+        true => record::<Concat>(Operation::Concat(axis), parts),
+        false => Ok(Tensor::cat(parts, axis)?),
+    }
+}
+
+struct Concat;
+
+impl Recorded for Concat {}
+
+/// The elements of `parts` along `axis`, row-major, and their shape.
+fn joined(parts: &[&Tensor], axis: usize) -> Result<(Vec<f32>, Shape)> {
+    let [first, ..] = parts else {
+        return Err(Error::new(crate::ErrorKind::Compute, "nothing to concatenate"));
+    };
+    let mut shape = first.dims().to_vec();
+    shape[axis] = parts.iter().map(|part| part.dims()[axis]).sum();
+    let (outer, inner): (usize, usize) = (shape[..axis].iter().product(), shape[axis + 1..].iter().product());
+    let mut values = memory::zeros(shape.iter().product());
+    let (row, mut start) = (shape[axis] * inner, 0);
+    for part in parts {
+        let length = part.dims()[axis] * inner;
+        if part.elem_count() != outer * length {
+            let message = format!("{:?} cannot be concatenated along axis {axis} to {shape:?}", part.dims());
+            return Err(Error::new(crate::ErrorKind::Compute, message));
+        }
+        host::saved(part, |part| {
+            let rows = values.chunks_exact_mut(row.max(1)).zip(part.chunks_exact(length.max(1)));
+            rows.for_each(|(to, from)| to[start..start + length].copy_from_slice(from));
+        })?;
+        start += length;
+    }
+    Ok((values, shape.into()))
 }
 
 fn of_cpu(storage: &Storage) -> Result<&CpuStorage> {
@@ -501,20 +542,33 @@ impl Operation {
                 let (c, c_layout) = z.storage_and_layout();
                 operation.cpu_fwd(of_cpu(&a)?, a_layout, of_cpu(&b)?, b_layout, of_cpu(&c)?, c_layout)?
             }
+            (Self::Concat(axis), parts) => {
+                let (values, shape) = joined(parts, *axis)?;
+                (CpuStorage::F32(values), shape)
+            }
             _ => unreachable!("an operation is recorded with its inputs"),
         };
         Ok(Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), true))
     }
 
     /// The gradients of the inputs that were not delivered.
-    fn backward(&self, inputs: &[Tensor], y: &Tensor, gradient: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, inputs: &[Tensor], y: &Tensor, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(match (self, inputs) {
-            (Self::One(operation), [a]) => [operation.bwd(a, y, gradient)?, None, None],
-            (Self::Two(operation), [a, b]) => {
-                let (to_a, to_b) = operation.bwd(a, b, y, gradient)?;
-                [to_a, to_b, None]
+            (Self::One(operation), [a]) => vec![operation.bwd(a, y, gradient)?],
+            (Self::Two(operation), [a, b]) => <[_; 2]>::from(operation.bwd(a, b, y, gradient)?).into(),
+            (Self::Three(operation), [a, b, c]) => {
+                <[_; 3]>::from(operation.bwd(a, b, c, y, gradient)?).into()
             }
-            (Self::Three(operation), [a, b, c]) => operation.bwd(a, b, c, y, gradient)?.into(),
+            (Self::Concat(axis), parts) => {
+                let mut start = 0;
+                let mut of = |part: &Tensor| -> Result<Option<Tensor>> {
+                    let length = part.dims()[*axis];
+                    let piece = gradient.narrow(*axis, start, length)?;
+                    start += length;
+                    Ok(Some(piece))
+                };
+                parts.iter().map(&mut of).collect::<Result<_>>()?
+            }
             _ => unreachable!("an operation is recorded with its inputs"),
         })
     }
@@ -585,7 +639,10 @@ mod tests {
             let y = Activation::Silu.forward(&x)?;
             let half = y.narrow(D::Minus1, 2, 4)?.transpose(0, 1)?;
             let wide = y.narrow(1, 1, 1)?.broadcast_as((2, 5, 8))?;
-            let all = y.reshape((6, 8))?;
+            let all = crate::grad::concat(
+                &[&y.reshape((6, 8))?, x.reshape((6, 8))?.as_ref(), &y.reshape((6, 8))?],
+                1,
+            )?;
             let sums = [Activation::GeluErf.forward(&half)?, softmax(&wide.contiguous()?)?, softmax(&all)?];
             let mut total = (y.sqr()?.sum_all()? * 0.5)?;
             for sum in sums {

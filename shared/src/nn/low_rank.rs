@@ -75,11 +75,11 @@ impl LowRank {
         if rows.start > 0 {
             parts.push(part(total, 0..rows.start)?);
         }
-        parts.push((part(total, rows.clone())? + change)?);
+        parts.push(super::add(&part(total, rows.clone())?, &change)?);
         if rows.end < outputs {
             parts.push(part(total, rows.end..outputs)?);
         }
-        Ok(Tensor::cat(&parts, D::Minus1)?)
+        super::concat(&parts.iter().collect::<Vec<_>>(), D::Minus1)
     }
 }
 

@@ -22,7 +22,7 @@ mod softmax;
 mod swiglu;
 
 pub use activation::Activation;
-pub use add::add;
+pub use add::{add, add_repeated, concat};
 pub use back::select_rows;
 pub use blocks::{KINDS, block_kind, block_name};
 pub use conv::{Conv1d, ConvOptions, ConvTranspose1d, PadMode, pad_time};

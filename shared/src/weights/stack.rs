@@ -8,7 +8,7 @@ use super::adapters::Layer;
 use super::{MatrixUse, Weights, floats, quantized, widen};
 use crate::checkpoint::{Bytes, StorageType, StoredTensor};
 use crate::kernels::matmul::Layout;
-use crate::nn::Matrix;
+use crate::nn::{Matrix, concat};
 use crate::{Error, ErrorKind, Result};
 
 /// A range of rows of a matrix in a checkpoint.
@@ -137,7 +137,7 @@ impl Weights {
         let parts = parts.into_iter().zip(pieces).map(rows).collect::<Result<Vec<_>>>()?;
         match parts.as_slice() {
             [one] => Ok(Some(one.clone())),
-            parts => Ok(Some(Tensor::cat(parts, 0)?)),
+            parts => Ok(Some(concat(&parts.iter().collect::<Vec<_>>(), 0)?)),
         }
     }
 }
@@ -167,7 +167,8 @@ impl Weights {
         }
         let parts = vectors.iter().zip(pieces);
         let parts = parts.map(|(vector, piece)| Ok(vector.narrow(0, piece.rows.start, piece.rows.len())?));
-        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        concat(&parts.iter().collect::<Vec<_>>(), 0)
     }
 }
 

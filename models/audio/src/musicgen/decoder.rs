@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::model::{check_heads, check_sizes};
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add, concat};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -226,7 +226,7 @@ impl Decoder {
         let shape = (batch, codes.len() / (batch * codebooks).max(1), codebooks);
         let mut x = self.embed_tokens.forward(&Tensor::from_vec(ids, shape, &self.device)?)?.sum(2)?;
         if let Some(prepended) = state.prepended.take() {
-            x = Tensor::cat(&[&prepended, &x], 1)?;
+            x = concat(&[&prepended, &x], 1)?;
         }
         let positions = sinusoids(state.cache.length(), x.dim(1)?, self.config.hidden_size)?;
         let mut x = x.broadcast_add(&positions.to_device(x.device())?.to_dtype(x.dtype())?)?;

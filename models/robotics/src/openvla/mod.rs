@@ -21,7 +21,7 @@ use candle_core::Tensor;
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{CausalLm, Family, Keys, Model, Release, Step, check_sizes, no_hook};
-use fauna_shared::nn::{Activation, Linear};
+use fauna_shared::nn::{Activation, Linear, concat};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::causal_lm_at;
@@ -138,7 +138,8 @@ impl OpenVla {
         for (i, tower) in self.vision_backbone.iter().enumerate() {
             seen.push(tower.forward(&pixel_values.narrow(1, 3 * i, 3)?.contiguous()?)?);
         }
-        let seen = if seen.len() == 1 { seen.remove(0) } else { Tensor::cat(&seen, 2)? };
+        let seen =
+            if seen.len() == 1 { seen.remove(0) } else { concat(&seen.iter().collect::<Vec<_>>(), 2)? };
         self.projector.forward(&seen)
     }
 
@@ -158,8 +159,8 @@ impl OpenVla {
         let (first, rest) = (words.narrow(1, 0, 1)?, words.narrow(1, 1, time - 1)?);
         let patches = patches.to_dtype(words.dtype())?;
         Ok(match time {
-            1 => Tensor::cat(&[&first, &patches], 1)?,
-            _ => Tensor::cat(&[&first, &patches, &rest], 1)?,
+            1 => concat(&[&first, &patches], 1)?,
+            _ => concat(&[&first, &patches, &rest], 1)?,
         })
     }
 

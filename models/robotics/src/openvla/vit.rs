@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 use fauna_shared::attention::{Mask, attend};
 use fauna_shared::model::{check_heads, check_sizes};
-use fauna_shared::nn::{Activation, LayerNorm, Linear, Patches, add};
+use fauna_shared::nn::{Activation, LayerNorm, Linear, Patches, add, add_repeated, concat};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 
@@ -226,11 +226,11 @@ impl Vit {
         let (class, registers) = (row(&self.cls_token)?, row(&self.reg_token)?);
         let joined = |patches: Tensor| -> Result<Tensor> {
             let parts: Vec<&Tensor> = class.iter().chain(&registers).chain([&patches]).collect();
-            Ok(if parts.len() == 1 { patches } else { Tensor::cat(&parts, 1)? })
+            Ok(if parts.len() == 1 { patches } else { concat(&parts, 1)? })
         };
         match self.config.no_embed_class {
-            true => joined(patches.broadcast_add(&self.pos_embed)?),
-            false => Ok(joined(patches.clone())?.broadcast_add(&self.pos_embed)?),
+            true => joined(add_repeated(&patches, &self.pos_embed)?),
+            false => add_repeated(&joined(patches.clone())?, &self.pos_embed),
         }
     }
 }

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use fauna_shared::attention::Mask;
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Model, Release, check_sizes};
-use fauna_shared::nn::{Activation, Embedding};
+use fauna_shared::nn::{Activation, Embedding, concat};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result, json};
 use fauna_text::t5;
@@ -167,7 +167,7 @@ impl ChronosBolt {
         let mut embeddings = self.input_patch_embedding.forward(patches)?;
         if self.config.use_reg_token {
             let reg = self.rows_of(REG, real.len(), patches)?;
-            embeddings = Tensor::cat(&[&embeddings, &reg], 1)?;
+            embeddings = concat(&[&embeddings, &reg], 1)?;
             real.iter_mut().for_each(|row| row.push(true));
         }
         let mask = Mask::full().with_padding(&real)?;

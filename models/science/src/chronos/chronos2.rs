@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Angles, Mask, Positions, Rope, RopeScaling, attend};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
-use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
+use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add, concat};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result, transfer};
 use serde::Deserialize;
@@ -348,7 +348,7 @@ impl Chronos2 {
         let reg = self.shared.forward(&Tensor::full(REG, (series, 1), past.device())?)?;
         let past = self.input_patch_embedding.forward(past)?;
         let future = self.input_patch_embedding.forward(future)?;
-        let mut x = Tensor::cat(&[&past, &reg, &future], 1)?;
+        let mut x = concat(&[&past, &reg, &future], 1)?;
         real.iter_mut().for_each(|row| row.resize(row.len() + 1 + count, true));
         let mask = Mask::full().with_padding(&real)?;
         let angles = self.rope.angles(&Positions::counting(0, x.dim(1)?), x.device())?;

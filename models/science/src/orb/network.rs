@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::Result;
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, Mlp, RmsNorm, add};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, Mlp, RmsNorm, add, concat};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 
 use super::features::{DescribedEdges, EdgeFeatures};
@@ -180,7 +180,7 @@ impl Interaction {
         let new = self.edge_mlp.forward(graph, &nodes, &state.edges)?;
         let received = graph.receivers.sum_scaled(&new, &gates.narrow(1, 0, 1)?.contiguous()?)?;
         let sent = graph.senders.sum_scaled(&new, &gates.narrow(1, 1, 1)?.contiguous()?)?;
-        let heard = self.node_mlp.forward(&Tensor::cat(&[&nodes, &received, &sent], 1)?)?;
+        let heard = self.node_mlp.forward(&concat(&[&nodes, &received, &sent], 1)?)?;
         Ok(HiddenStates { nodes: add(&nodes, &heard)?, edges: add(&state.edges, &new)? })
     }
 }

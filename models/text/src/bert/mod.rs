@@ -14,7 +14,7 @@ use candle_core::{D, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Pretrained, Release, check_heads, check_sizes};
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add, add_repeated};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -499,8 +499,8 @@ impl Embeddings {
             let is_padding = ids.eq(pad)?.unsqueeze(2)?.broadcast_as(words.shape())?;
             words = is_padding.where_cond(&words.detach(), &words)?;
         }
-        let x = (words + self.token_type_embeddings.forward(types)?)?;
-        self.layer_norm.forward(&x.broadcast_add(&self.position_embeddings.forward(&positions)?)?)
+        let x = add(&words, &self.token_type_embeddings.forward(types)?)?;
+        self.layer_norm.forward(&add_repeated(&x, &self.position_embeddings.forward(&positions)?)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::model::check_sizes;
-use fauna_shared::nn::{Activation, Embedding, LayerNorm};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, add_repeated};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result, transfer};
 use serde::Deserialize;
@@ -161,7 +161,7 @@ pub(crate) fn embedded(tokens: &Embedding, positions: &Tensor, ids: &Tensor) -> 
         return Err(Error::input(format!("{time} tokens, but the model has {longest} positions"))
             .hint("shorten or truncate the text"));
     }
-    Ok(tokens.forward(ids)?.broadcast_add(&positions.narrow(0, 0, time)?)?)
+    add_repeated(&tokens.forward(ids)?, &positions.narrow(0, 0, time)?)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use candle_core::{IndexOp, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::model::check_sizes;
-use fauna_shared::nn::{Activation, LayerNorm, Patches};
+use fauna_shared::nn::{Activation, LayerNorm, Patches, add_repeated, concat};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::{Deserialize, Deserializer};
@@ -242,7 +242,7 @@ impl VisionTower {
                 Tensor::cat(&[&class, &interpolate_pos_encoding(&patches.contiguous()?, side, grid)?], 0)?
             }
         };
-        let x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&positions)?;
+        let x = add_repeated(&concat(&[&class, &patches], 1)?, &positions)?;
         self.pre_layrnorm.forward(&x)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Mask, attend};
 use fauna_shared::model::check_sizes;
-use fauna_shared::nn::{Activation, LayerNorm, Linear, add};
+use fauna_shared::nn::{Activation, LayerNorm, Linear, add, concat};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 
 /// Epsilon of the layer norms, in both families.
@@ -150,7 +150,7 @@ impl Attention {
     fn forward(&self, media: &Tensor, latents: &Tensor) -> Result<Tensor> {
         let (batch, queries, _) = latents.dims3()?;
         let latents = self.norm_latents.forward(latents)?;
-        let both = Tensor::cat(&[&self.norm_media.forward(media)?, &latents], 1)?;
+        let both = concat(&[&self.norm_media.forward(media)?, &latents], 1)?;
         let keys = both.dim(1)?;
         let kv = self.to_kv.forward(&both)?.reshape((batch, keys, 2, self.heads, self.head_width))?;
         let (mut k, v) = (kv.narrow(2, 0, 1)?.squeeze(2)?, kv.narrow(2, 1, 1)?.squeeze(2)?);

@@ -3,7 +3,7 @@
 use candle_core::{IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
 use fauna_shared::model::check_sizes;
-use fauna_shared::nn::{Activation, LayerNorm, Linear, Patches, add};
+use fauna_shared::nn::{Activation, LayerNorm, Linear, Patches, add, add_repeated};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -173,7 +173,7 @@ impl VisionTower {
         let side = self.config.image_size / self.config.patch_size;
         let grid = self.patch_embedding.grid(height, width);
         let positions = interpolate_pos_encoding(&self.position_embedding, side, grid)?;
-        self.encoder.forward(patches.broadcast_add(&positions)?, &Mask::full(), depth)
+        self.encoder.forward(add_repeated(&patches, &positions)?, &Mask::full(), depth)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::kernels::matmul::{
     self, Compute, Dense, Layout as MatrixLayout, bias_gradient, linear_input_gradient,
     linear_weight_gradient,
 };
-use crate::kernels::memory;
+use crate::kernels::{elementwise, memory};
 
 /// `x · weightᵀ` with a frozen weight, and with a frozen bias if there is one.
 pub(in crate::nn) struct Product {
@@ -173,7 +173,7 @@ fn back_to_bias(bias: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tens
     })
 }
 
-/// The sum of `x`, `(…, width)`, and a bias, `(width)`, with gradients of both.
+/// The sum of `x`, `(…, width)`, and a bias, `(width)` or of more of the last axes, with gradients of both.
 pub(in crate::nn) struct Biased;
 
 impl Recorded for Biased {}
@@ -191,8 +191,8 @@ impl CustomOp2 for Biased {
         bias_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (mut y, bias) = (memory::copy(numbers(x, x_layout)?), numbers(bias, bias_layout)?);
-        for row in y.chunks_exact_mut(bias.len().max(1)) {
-            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        if !y.is_empty() {
+            elementwise::add_to_rows(bias, &mut y);
         }
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }

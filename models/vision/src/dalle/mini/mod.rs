@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release, check_heads, check_sizes};
-use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, add, add_repeated};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
@@ -374,7 +374,7 @@ impl Decoder {
 fn embed(tokens: &Embedding, positions: &Embedding, ids: &Tensor, past: usize) -> Result<Tensor> {
     let time = ids.dim(1)?;
     let places = Tensor::arange(past as u32, (past + time) as u32, ids.device())?;
-    Ok(tokens.forward(ids)?.broadcast_add(&positions.forward(&places)?)?)
+    add_repeated(&tokens.forward(ids)?, &positions.forward(&places)?)
 }
 
 impl EncoderLayer {
