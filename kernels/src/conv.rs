@@ -100,10 +100,11 @@ pub struct Gradients<'a> {
     pub bias: Option<&'a mut [f32]>,
 }
 
-/// Backward pass of [`convolve`]: the gradients that `to` has, given the gradient `grad` with respect to the output.
+/// Backward pass of [`convolve`] of each of `batch` sequences: the gradients that `to` has, given the gradient `grad` with
+/// respect to the outputs.
 ///
-/// `x`: `(time, channels)`. `weight`: `(outputs, kernel, channels)`. `grad`: `(frames, outputs)`. They do not depend on
-/// the number of threads.
+/// `x`: `(batch, time, channels)`. `weight`: `(outputs, kernel, channels)`. `grad`: `(batch, frames, outputs)`. They do
+/// not depend on the number of threads.
 ///
 /// # Panics
 /// If the length of a slice does not match its shape, or `x` is too short for the frames of `grad`.
@@ -113,23 +114,26 @@ pub struct Gradients<'a> {
 /// let difference = Taps { kernel: 2, stride: 1, dilation: 2 };
 /// let (mut to_x, mut to_weight) = ([0.0; 4], [0.0; 2]);
 /// let to = Gradients { x: Some(&mut to_x), weight: Some(&mut to_weight), bias: None };
-/// convolve_backward(&[1.0, 2.0, 4.0, 8.0], 1, difference, &[-1.0, 1.0], &[1.0, 10.0], to);
+/// convolve_backward(&[1.0, 2.0, 4.0, 8.0], 1, 1, difference, &[-1.0, 1.0], &[1.0, 10.0], to);
 /// assert_eq!((to_x, to_weight), ([-1.0, -10.0, 1.0, 10.0], [21.0, 84.0]));
 /// ```
 pub fn convolve_backward(
     x: &[f32],
+    batch: usize,
     channels: usize,
     taps: Taps,
     weight: &[f32],
     grad: &[f32],
     to: Gradients,
 ) {
-    convolve_backward_on(isa(), x, channels, taps, weight, grad, to);
+    convolve_backward_on(isa(), x, batch, channels, taps, weight, grad, to);
 }
 
+#[allow(clippy::too_many_arguments)]
 fn convolve_backward_on(
     isa: Isa,
     x: &[f32],
+    batch: usize,
     channels: usize,
     taps: Taps,
     weight: &[f32],
@@ -139,19 +143,23 @@ fn convolve_backward_on(
     let inputs = taps.kernel * channels;
     assert!(inputs > 0 && weight.len().is_multiple_of(inputs), "weight is not outputs by kernel by channels");
     let outputs = weight.len() / inputs;
-    assert!(outputs > 0 && grad.len().is_multiple_of(outputs), "grad is not frames by outputs");
-    let frames = grad.len() / outputs;
     assert!(
-        frames == 0 || ((frames - 1) * taps.stride + taps.span()) * channels <= x.len(),
-        "x is too short"
+        outputs > 0 && grad.len().is_multiple_of(batch * outputs),
+        "grad is not batch by frames by outputs"
     );
+    assert!(x.len().is_multiple_of(batch * channels), "x is not batch by time by channels");
+    let (length, frames) = (x.len() / batch.max(1), grad.len() / (batch * outputs).max(1));
+    assert!(frames == 0 || ((frames - 1) * taps.stride + taps.span()) * channels <= length, "x is too short");
     if let Some(to_x) = to.x {
         assert_eq!(to_x.len(), x.len(), "the gradient of x does not have its shape");
-        back_to_x(isa, channels, taps, weight, grad, to_x);
+        to_x.fill(0.0);
+        let sequences =
+            grad.chunks_exact((frames * outputs).max(1)).zip(to_x.chunks_exact_mut(length.max(1)));
+        sequences.for_each(|(grad, to_x)| back_to_x(isa, channels, taps, weight, grad, to_x));
     }
     if let Some(to_weight) = to.weight {
         assert_eq!(to_weight.len(), weight.len(), "the gradient of the weight does not have its shape");
-        back_to_weight(isa, x, channels, taps, grad, to_weight);
+        back_to_weight(isa, x, (length, frames), channels, taps, grad, to_weight);
     }
     if let Some(to_bias) = to.bias {
         assert_eq!(to_bias.len(), outputs, "the gradient of the bias is not one per output");
@@ -159,13 +167,12 @@ fn convolve_backward_on(
     }
 }
 
-/// Products of the gradient with the weight, some frames at a time, added where their taps are.
+/// Products of the gradient of one sequence with the weight, some frames at a time, added where their taps are.
 fn back_to_x(isa: Isa, channels: usize, taps: Taps, weight: &[f32], grad: &[f32], to_x: &mut [f32]) {
     /// Frames of `x` per task.
     const FRAMES: usize = 64;
     let inputs = taps.kernel * channels;
     let outputs = weight.len() / inputs;
-    to_x.fill(0.0);
     let Ok(weight) = Dense::of_floats(weight, outputs, inputs) else { return };
     let (weight, most) = (weight.transposed(), (GATHERED / inputs).max(taps.kernel));
     let mut unfolded = vec![0f32; most.min(grad.len() / outputs) * inputs];
@@ -191,16 +198,26 @@ fn back_to_x(isa: Isa, channels: usize, taps: Taps, weight: &[f32], grad: &[f32]
     }
 }
 
-/// Sums of outer products of the frames under the kernel with the gradient, transposed.
-fn back_to_weight(isa: Isa, x: &[f32], channels: usize, taps: Taps, grad: &[f32], to_weight: &mut [f32]) {
+/// Sums of outer products of the frames under the kernel with the gradient, transposed. Each sequence has `length`
+/// elements of `x` and `frames` rows of the gradient.
+fn back_to_weight(
+    isa: Isa,
+    x: &[f32],
+    (length, frames): (usize, usize),
+    channels: usize,
+    taps: Taps,
+    grad: &[f32],
+    to_weight: &mut [f32],
+) {
     let inputs = taps.kernel * channels;
     let outputs = to_weight.len() / inputs;
     let together = taps.span() == taps.kernel;
     let (rows, depth) = if together { (1, inputs) } else { (taps.kernel, channels) };
     let pointers = |first: usize, tap: usize, places: &mut [*const f32]| {
         for (i, place) in places.iter_mut().enumerate() {
-            let time = (first + i) * taps.stride + tap * taps.dilation;
-            *place = x[time * channels..][..depth].as_ptr();
+            let (sequence, frame) = ((first + i) / frames, (first + i) % frames);
+            let time = frame * taps.stride + tap * taps.dilation;
+            *place = x[sequence * length + time * channels..][..depth].as_ptr();
         }
     };
     let mut sums = vec![0f32; to_weight.len()];
@@ -282,7 +299,7 @@ mod tests {
                             weight: Some(&mut to_weight),
                             bias: Some(&mut to_bias),
                         };
-                        convolve_backward_on(isa, &x, channels, taps, &weight, &grad, to);
+                        convolve_backward_on(isa, &x, 1, channels, taps, &weight, &grad, to);
                         let wanted = plainly_back(&x, channels, taps, &weight, &grad, outputs);
                         for (got, wanted) in [&to_x, &to_weight, &to_bias].into_iter().zip(&wanted) {
                             let size = wanted.iter().fold(1.0, |a: f64, b| a.max(b.abs()));
@@ -333,12 +350,38 @@ mod tests {
         let (weight, grad) = (numbers(outputs * 4 * channels, 2), numbers(frames * outputs, 3));
         let (mut to_x, mut to_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
         let to = Gradients { x: Some(&mut to_x), weight: Some(&mut to_weight), bias: None };
-        convolve_backward(&x, channels, taps, &weight, &grad, to);
+        convolve_backward(&x, 1, channels, taps, &weight, &grad, to);
         let wanted = plainly_back(&x, channels, taps, &weight, &grad, outputs);
         for (got, wanted) in [&to_x, &to_weight].into_iter().zip(&wanted) {
             let size = wanted.iter().fold(1.0, |a: f64, b| a.max(b.abs()));
             let near = |(g, w): (&f32, &f64)| (f64::from(*g) - w).abs() <= 3e-6 * size;
             assert!(got.iter().zip(wanted).all(near));
+        }
+    }
+
+    #[test]
+    fn gradients_of_a_batch_are_the_sums_over_its_sequences() {
+        for taps in [Taps { kernel: 4, stride: 2, dilation: 1 }, Taps { kernel: 3, stride: 1, dilation: 2 }] {
+            let (batch, channels, outputs, frames) = (3, 5, 7, 6);
+            let time = (frames - 1) * taps.stride + taps.span() + 1;
+            let x = numbers(batch * time * channels, 1);
+            let weight = numbers(outputs * taps.kernel * channels, 2);
+            let grad = numbers(batch * frames * outputs, 3);
+            let (mut to_x, mut to_weight, mut to_bias) =
+                (vec![f32::NAN; x.len()], vec![f32::NAN; weight.len()], vec![f32::NAN; outputs]);
+            let to = Gradients { x: Some(&mut to_x), weight: Some(&mut to_weight), bias: Some(&mut to_bias) };
+            convolve_backward(&x, batch, channels, taps, &weight, &grad, to);
+            let (mut all, mut sums) = (Vec::new(), [vec![0.0; weight.len()], vec![0.0; outputs]]);
+            for (x, grad) in x.chunks(time * channels).zip(grad.chunks(frames * outputs)) {
+                let [one, to_weight, to_bias] = plainly_back(x, channels, taps, &weight, grad, outputs);
+                all.extend(one);
+                for (sum, one) in sums.iter_mut().zip([to_weight, to_bias]) {
+                    sum.iter_mut().zip(one).for_each(|(sum, one)| *sum += one);
+                }
+            }
+            for (got, wanted) in [(&to_x, &all), (&to_weight, &sums[0]), (&to_bias, &sums[1])] {
+                assert!(got.iter().zip(wanted).all(|(got, wanted)| (f64::from(*got) - wanted).abs() < 2e-5));
+            }
         }
     }
 }
