@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Shape, Tensor};
 use serde::Deserialize;
 
+use super::back::{self, Convolution, Padded, convolved};
 use super::host;
-use crate::kernels::conv::{self as kernel, Taps};
-use crate::kernels::memory;
-use crate::runtime::kernels_serve;
+use crate::kernels::conv::Taps;
+use crate::runtime::{kernels_serve, kernels_take};
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
@@ -61,41 +61,18 @@ pub fn pad_time(x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<
             "padding of {left} and {right} frames ({mode:?}), expected at least {wanted} frames, found {time}"
         )));
     }
-    if mode == PadMode::Zeros && !host::serves(x) {
+    let padded = Padded { left, right, mode };
+    if host::serves(x) {
+        let y = host::read(x, |x| padded.pad(x, batch, time, channels))?;
+        return Ok(Tensor::from_vec(y, (batch, left + time + right, channels), &Device::Cpu)?);
+    }
+    if back::serves(x) {
+        return Ok(x.contiguous()?.apply_op1(padded)?);
+    }
+    if mode == PadMode::Zeros {
         return Ok(x.pad_with_zeros(1, left, right)?);
     }
-    // The source frame at `t`, counted from the first of `x`.
-    let source = |t: isize| {
-        let last = time as isize - 1;
-        match mode {
-            PadMode::Zeros => None,
-            PadMode::Reflect => Some(last - (last - t.abs()).abs()),
-            PadMode::Replicate => Some(t.clamp(0, last)),
-            PadMode::Circular => Some(t.rem_euclid(time as isize)),
-        }
-    };
-    if host::serves(x) {
-        let mut out = memory::zeros(batch * (left + time + right) * channels);
-        host::read(x, |x| {
-            for (x, out) in x
-                .chunks_exact((time * channels).max(1))
-                .zip(out.chunks_exact_mut((left + time + right) * channels))
-            {
-                let (before, rest) = out.split_at_mut(left * channels);
-                let (middle, after) = rest.split_at_mut(time * channels);
-                memory::copy_to(x, middle);
-                let edges = before.chunks_exact_mut(channels).rev().zip((0..).map(|i: isize| -1 - i));
-                let edges = edges.chain(after.chunks_exact_mut(channels).zip(time as isize..));
-                for (frame, t) in edges {
-                    if let Some(from) = source(t) {
-                        frame.copy_from_slice(&x[from as usize * channels..][..channels]);
-                    }
-                }
-            }
-        })?;
-        return Ok(Tensor::from_vec(out, (batch, left + time + right, channels), &Device::Cpu)?);
-    }
-    let frames = (0..left + time + right).map(|t| source(t as isize - left as isize).unwrap_or(0) as u32);
+    let frames = (0..left + time + right).map(|t| padded.source(t, time).unwrap_or(0) as u32);
     let frames = Tensor::from_iter(frames, x.device())?;
     Ok(x.contiguous()?.index_select(&frames, 1)?)
 }
@@ -192,8 +169,8 @@ impl Conv1d {
     /// # Errors
     /// [`Input`](ErrorKind::Input) if `x` with its padding is shorter than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, time, inputs) = x.dims3()?;
-        let (options, outputs) = (&self.options, self.weight.dim(0)?);
+        let (_, time, _) = x.dims3()?;
+        let options = &self.options;
         same_inputs(self.inputs, x)?;
         let Some(frames) = options.frames(time) else {
             return Err(Error::input(format!(
@@ -202,29 +179,20 @@ impl Conv1d {
                 options.padding
             )));
         };
-        if [x, &self.weight].into_iter().chain(&self.bias).any(|x| x.track_op()) {
+        let parameters = || [&self.weight].into_iter().chain(&self.bias);
+        let taps = Taps { kernel: options.kernel, stride: options.stride, dilation: options.dilation };
+        if kernels_take(x) && parameters().all(kernels_take) {
+            let x = pad_time(x, options.padding, options.padding, PadMode::Zeros)?;
+            return convolve(&x, &self.weight, self.bias.as_ref(), Convolution { taps, frames });
+        }
+        if x.track_op() || parameters().any(Tensor::track_op) {
             return self.unfolded(x, frames);
         }
-        if !host::serve([x, &self.weight].into_iter().chain(&self.bias)) {
-            let weight = kept(&self.turned, || self.weight.transpose(1, 2)?.contiguous())?;
-            let weight = weight.to_dtype(x.dtype())?;
-            let turned = x.transpose(1, 2)?.contiguous()?;
-            let y = turned.conv1d(&weight, options.padding, options.stride, options.dilation, 1)?;
-            return add_bias(y.transpose(1, 2)?.contiguous()?, self.bias.as_ref());
-        }
-        let x = pad_time(x, options.padding, options.padding, PadMode::Zeros)?;
-        let length = time + 2 * options.padding;
-        let taps = Taps { kernel: options.kernel, stride: options.stride, dilation: options.dilation };
-        let mut y = memory::zeros(batch * frames * outputs);
-        with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {
-            host::read(&x, |x| {
-                let rows = x
-                    .chunks_exact((length * inputs).max(1))
-                    .zip(y.chunks_exact_mut((frames * outputs).max(1)));
-                rows.for_each(|(x, y)| kernel::convolve(x, inputs, taps, weight, bias, y));
-            })
-        })??;
-        Ok(Tensor::from_vec(y, (batch, frames, outputs), &Device::Cpu)?)
+        let weight = kept(&self.turned, || self.weight.transpose(1, 2)?.contiguous())?;
+        let weight = weight.to_dtype(x.dtype())?;
+        let turned = x.transpose(1, 2)?.contiguous()?;
+        let y = turned.conv1d(&weight, options.padding, options.stride, options.dilation, 1)?;
+        add_bias(y.transpose(1, 2)?.contiguous()?, self.bias.as_ref())
     }
 
     /// [`forward`](Self::forward) to `frames` frames as one product, for gradients: candle's own backward pass reads a
@@ -276,7 +244,7 @@ impl ConvTranspose1d {
     /// # Errors
     /// [`Input`](ErrorKind::Input) if the output is empty.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, time, inputs) = x.dims3()?;
+        let (batch, time, _) = x.dims3()?;
         let (outputs, stride, padding) = (self.outputs, self.options.stride, self.options.padding);
         same_inputs(self.inputs, x)?;
         let full = time.saturating_sub(1) * stride + self.options.kernel;
@@ -289,26 +257,25 @@ impl ConvTranspose1d {
         let reach = self.options.kernel.div_ceil(stride);
         let runs = time + reach - 1;
         let x = pad_time(x, reach - 1, reach - 1, PadMode::Zeros)?;
-        let y = if host::serve([&x, &self.weight].into_iter().chain(&self.bias)) {
-            let mut y = memory::zeros(batch * runs * stride * outputs);
-            let taps = Taps { kernel: reach, stride: 1, dilation: 1 };
-            with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {
-                host::read(&x, |x| {
-                    let length = (runs + reach - 1) * inputs;
-                    let rows = x
-                        .chunks_exact(length.max(1))
-                        .zip(y.chunks_exact_mut((runs * stride * outputs).max(1)));
-                    rows.for_each(|(x, y)| kernel::convolve(x, inputs, taps, weight, bias, y));
-                })
-            })??;
-            Tensor::from_vec(y, (batch, runs * stride, outputs), &Device::Cpu)?
-        } else {
-            let touching = (0..reach).map(|i| x.narrow(1, i, runs)).collect::<Result<Vec<_>, _>>()?;
-            let rows = Tensor::cat(&touching, 2)?.reshape((batch * runs, reach * inputs))?;
-            let y = rows.matmul(&self.weight.to_dtype(x.dtype())?.t()?)?;
-            add_bias(y, self.bias.as_ref())?.reshape((batch, runs * stride, outputs))?
-        };
+        let y =
+            if [&x, &self.weight].into_iter().chain(&self.bias).all(kernels_take) {
+                let taps = Taps { kernel: reach, stride: 1, dilation: 1 };
+                convolve(&x, &self.weight, self.bias.as_ref(), Convolution { taps, frames: runs })?
+                    .reshape((batch, runs * stride, outputs))?
+            } else {
+                self.unfolded(&x, reach, runs)?
+            };
         Ok(y.narrow(1, padding, full - 2 * padding)?.contiguous()?)
+    }
+
+    /// `runs` groups of output frames of the padded `x` as one product: `(batch, runs * stride, outputs)`.
+    fn unfolded(&self, x: &Tensor, reach: usize, runs: usize) -> Result<Tensor> {
+        let batch = x.dim(0)?;
+        let touching = (0..reach).map(|i| x.narrow(1, i, runs)).collect::<Result<Vec<_>, _>>()?;
+        let rows = Tensor::cat(&touching, 2)?.reshape((batch * runs, reach * self.inputs))?;
+        let y = rows.matmul(&self.weight.to_dtype(x.dtype())?.t()?)?;
+        let shape = (batch, runs * self.options.stride, self.outputs);
+        Ok(add_bias(y, self.bias.as_ref())?.reshape(shape)?)
     }
 
     /// Returns kernel size, stride and padding.
@@ -394,6 +361,19 @@ impl Weights {
     fn bias_if(&self, bias: bool, outputs: usize) -> Result<Option<Tensor>> {
         bias.then(|| self.tensor("bias", &[outputs])).transpose()
     }
+}
+
+/// `op` of `x`, `(batch, time, inputs)`, and of parameters of which all are float32 on the CPU. Returns
+/// `(batch, frames, outputs)`.
+fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, op: Convolution) -> Result<Tensor> {
+    if !host::serve([x, weight].into_iter().chain(bias)) {
+        return convolved(x, weight, bias, op);
+    }
+    let ((batch, _, inputs), outputs) = (x.dims3()?, weight.dim(0)?);
+    let y = with_parameters(weight, bias, |weight, bias| {
+        host::read(x, |x| op.convolve(x, batch, inputs, weight, bias, outputs))
+    })??;
+    Ok(Tensor::from_vec(y, (batch, op.frames, outputs), &Device::Cpu)?)
 }
 
 /// Returns `turn(stored)` reshaped to `shape`, contiguous. Nothing is computed for a placeholder, whose declared shape

@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
+use super::back::{self, Convolution2d, MaxPooled, convolved};
 use super::conv::{add_bias, is_stand_in, kept, laid, same_inputs, with_parameters};
 use super::{Activation, host};
 use crate::kernels::conv2d::{self as kernel, Pictures, Window};
 use crate::kernels::matmul::Finish;
 use crate::kernels::memory;
-use crate::runtime::kernels_serve;
+use crate::runtime::{kernels_serve, kernels_take};
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result, transfer};
 
@@ -174,21 +175,18 @@ impl Conv2d {
                 options.kernel
             )));
         };
-        let [above, below, left, right] = options.padding;
-        if !host::serve([x, &self.weight].into_iter().chain(&self.bias)) {
-            let weight = kept(&self.turned, || self.weight.permute(CANDLE)?.contiguous())?;
-            let weight = weight.to_dtype(x.dtype())?;
-            let x = if options.zoom == 1 { x.clone() } else { double(x)? };
-            let x = x.pad_with_zeros(1, above, below)?.pad_with_zeros(2, left, right)?;
-            // candle's backward pass requires an input without unused rows and columns.
-            let reach = |length: usize| (length - 1) * options.stride + options.kernel;
-            let x = x.narrow(1, 0, reach(size.0))?.narrow(2, 0, reach(size.1))?;
-            let y = x.permute((0, 3, 1, 2))?.contiguous()?.conv2d(&weight, 0, options.stride, 1, 1)?;
-            let y = add_bias(y.permute((0, 2, 3, 1))?.contiguous()?, self.bias.as_ref())?;
+        let [above, _, left, _] = options.padding;
+        let all = || [x, &self.weight].into_iter().chain(&self.bias);
+        if !all().all(kernels_take) {
+            let y = self.portable(x, size)?;
             return activation.map_or(Ok(y.clone()), |activation| activation.forward(&y));
         }
         let kernel = (options.kernel, options.kernel);
         let window = Window { kernel, stride: options.stride, before: (above, left), zoom: options.zoom };
+        if !host::serve(all()) {
+            let y = convolved(x, &self.weight, self.bias.as_ref(), Convolution2d { window, size })?;
+            return activation.map_or(Ok(y.clone()), |activation| activation.forward(&y));
+        }
         let finish = activation.map(|activation| move |y: &mut [f32]| activation.apply(y));
         let finish = finish.as_ref().map(|finish| finish as Finish);
         let mut y = memory::zeros(batch * size.0 * size.1 * outputs);
@@ -199,6 +197,20 @@ impl Conv2d {
             })
         })??;
         Ok(Tensor::from_vec(y, (batch, size.0, size.1, outputs), &Device::Cpu)?)
+    }
+
+    /// [`forward`](Self::forward) to images of `size` by candle's own convolution.
+    fn portable(&self, x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+        let (options, [above, below, left, right]) = (&self.options, self.options.padding);
+        let weight = kept(&self.turned, || self.weight.permute(CANDLE)?.contiguous())?;
+        let weight = weight.to_dtype(x.dtype())?;
+        let x = if options.zoom == 1 { x.clone() } else { double(x)? };
+        let x = x.pad_with_zeros(1, above, below)?.pad_with_zeros(2, left, right)?;
+        // candle's backward pass requires an input without unused rows and columns.
+        let reach = |length: usize| (length - 1) * options.stride + options.kernel;
+        let x = x.narrow(1, 0, reach(size.0))?.narrow(2, 0, reach(size.1))?;
+        let y = x.permute((0, 3, 1, 2))?.contiguous()?.conv2d(&weight, 0, options.stride, 1, 1)?;
+        add_bias(y.permute((0, 2, 3, 1))?.contiguous()?, self.bias.as_ref())
     }
 }
 
@@ -213,6 +225,9 @@ impl Conv2d {
 /// ```
 pub fn max_pool(x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
+    if back::serves(x) && x.elem_count() > 0 {
+        return Ok(x.contiguous()?.apply_op1(MaxPooled)?);
+    }
     if x.track_op() {
         return max_pool_tracked(x);
     }
@@ -287,7 +302,9 @@ impl Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grad::Gradients;
     use crate::runtime::Runtime;
+    use crate::weights::{Select, Variables};
     use candle_core::Var;
 
     fn picture(batch: usize, height: usize, width: usize, channels: usize) -> Tensor {
@@ -308,7 +325,7 @@ mod tests {
         }
     }
 
-    /// `x` with a gradient required, so that the operations of candle are used.
+    /// `x` with a gradient required.
     fn tracked(x: &Tensor) -> Var {
         Var::from_tensor(x).unwrap()
     }
@@ -367,6 +384,59 @@ mod tests {
     }
 
     #[test]
+    fn kernels_and_candle_have_the_same_gradients() {
+        for options in [
+            Conv2dOptions::new(3).same(),
+            Conv2dOptions::new(3).same().no_bias(),
+            Conv2dOptions::new(3).stride(2).padding_each([0, 1, 0, 1]),
+            Conv2dOptions::new(3).same().of_doubled(),
+            Conv2dOptions::new(4).stride(2).padding(1),
+            Conv2dOptions::new(1),
+        ] {
+            for (trains_x, trains_parameters) in [(true, true), (true, false), (false, true)] {
+                let variables = Arc::new(Variables::new(Select::All));
+                let weights = Weights::seeded(5, Runtime::cpu());
+                let weights = match trains_parameters {
+                    true => weights.with_variables(&variables, true),
+                    false => weights,
+                };
+                let conv = weights.conv2d("c", 3, 5, options).unwrap();
+                let (x, size) = (tracked(&picture(2, 6, 9, 3)), options.size(6, 9).unwrap());
+                let mut trained: Vec<Var> =
+                    variables.all().into_iter().map(|(_, variable)| variable).collect();
+                trained.extend(trains_x.then(|| x.clone()));
+                let x = if trains_x { x.as_tensor().clone() } else { x.as_tensor().detach() };
+                let mix = picture(2, size.0, size.1, 5);
+                let [here, there] = [conv.forward(&x), conv.portable(&x, size)].map(|y| {
+                    let y = y.unwrap();
+                    let mut gradients = Gradients::of(&trained);
+                    let loss = (&y * &mix).unwrap().sum_all().unwrap();
+                    gradients.backward(&loss).unwrap();
+                    gradients.backward(&loss).unwrap();
+                    (y, trained.iter().map(|x| gradients.get(x).unwrap().unwrap()).collect::<Vec<_>>())
+                });
+                assert_near(&here.0, &there.0, &format!("{options:?}"));
+                for (here, there) in here.1.iter().zip(&there.1) {
+                    let scale = values(there).iter().fold(1f32, |most, x| most.max(x.abs()));
+                    let [here, there] = [here, there].map(|x| (x / f64::from(scale)).unwrap());
+                    assert_near(&here, &there, &format!("{options:?}, {trains_x}, {trains_parameters}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn max_pooling_has_the_same_gradient_with_and_without_kernels() {
+        let x = tracked(&picture(2, 5, 7, 3));
+        let mix = picture(2, 2, 3, 3);
+        let [here, there] = [max_pool(x.as_tensor()), max_pool_tracked(x.as_tensor())].map(|y| {
+            let back = (y.unwrap() * &mix).unwrap().sum_all().unwrap().backward().unwrap();
+            back.get(&x).unwrap().clone()
+        });
+        assert_eq!(values(&here), values(&there));
+    }
+
+    #[test]
     fn a_device_holds_one_weight_and_computes_the_same() {
         let weights = Weights::seeded(5, Runtime::cpu());
         let conv = weights.conv2d("c", 5, 3, Conv2dOptions::new(3).same()).unwrap();
@@ -378,7 +448,7 @@ mod tests {
         assert!(conv.weight.is_contiguous() && !there.weight.is_contiguous());
         assert!(there.weight.permute(CANDLE).unwrap().is_contiguous());
         let x = picture(2, 6, 9, 5);
-        let y = there.forward(tracked(&x).as_tensor()).unwrap();
+        let y = there.portable(&x, (6, 9)).unwrap();
         assert_near(&conv.forward(&x).unwrap(), &y, "laid for candle");
     }
 

@@ -3,8 +3,10 @@
 use candle_core::{Device, Tensor};
 use candle_nn::ops::sigmoid;
 
-use super::{Linear, host};
+use super::back::{Recurrence, VariableRecurrence};
+use super::{Linear, Matrix, host};
 use crate::kernels::lstm as kernel;
+use crate::runtime::kernels_take;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -71,13 +73,23 @@ impl Lstm {
 
 impl Layer {
     fn forward(&self, x: &Tensor, (h, c): &mut (Tensor, Tensor), width: usize) -> Result<Tensor> {
+        if let Some(y) = self.recurrence(x, h, c)? {
+            return Ok(y);
+        }
         // The products with the input are computed at once for all time steps.
         let from_input = self.input.forward(x)?;
         if host::serve([&from_input, h, c]) && self.recurrent.weight().is_fixed() {
             return self.on_host(&from_input, h, c, width);
         }
-        let mut outputs = Vec::with_capacity(x.dim(1)?);
-        for t in 0..x.dim(1)? {
+        self.steps(&from_input, h, c, width)
+    }
+
+    /// [`forward`](Layer::forward) by operations of candle, after the product with the input,
+    /// `(batch, time, 4 * hidden_size)`.
+    fn steps(&self, from_input: &Tensor, h: &mut Tensor, c: &mut Tensor, width: usize) -> Result<Tensor> {
+        let time = from_input.dim(1)?;
+        let mut outputs = Vec::with_capacity(time);
+        for t in 0..time {
             let sums = (from_input.narrow(1, t, 1)?.squeeze(1)? + self.recurrent.forward(h)?)?;
             let gate = |n: usize| sums.narrow(1, n * width, width);
             let (input, forget) = (sigmoid(&gate(0)?)?, sigmoid(&gate(1)?)?);
@@ -87,6 +99,32 @@ impl Layer {
             outputs.push(h.clone());
         }
         Ok(Tensor::stack(&outputs, 1)?)
+    }
+
+    /// [`forward`](Layer::forward) by kernels with a backward pass; `None` if no gradient is required, or something is not
+    /// float32 on the CPU.
+    fn recurrence(&self, x: &Tensor, h: &mut Tensor, c: &mut Tensor) -> Result<Option<Tensor>> {
+        let (input, recurrent, time) = (self.input.weight(), self.recurrent.weight(), x.dim(1)?);
+        let variables = [input, recurrent].into_iter().filter_map(Matrix::variable_parts);
+        let parameters = variables.map(|(weight, _)| weight);
+        let parameters = parameters.chain(self.input.bias()).chain(self.recurrent.bias());
+        let tracks = [x, &*h, &*c].into_iter().chain(parameters).any(Tensor::track_op);
+        let is_served = match recurrent.variable_parts() {
+            Some((weight, _)) => kernels_take(weight),
+            None => recurrent.is_fixed(),
+        };
+        if !(tracks && is_served && [x, &*h, &*c].into_iter().all(kernels_take) && time > 0) {
+            return Ok(None);
+        }
+        let bias = match (self.input.bias(), self.recurrent.bias()) {
+            (Some(a), Some(b)) => Some((a + b)?),
+            (a, b) => a.or(b).cloned(),
+        };
+        let gates = input.multiply(x, bias.as_ref(), None)?.contiguous()?;
+        let states = recurrence(&gates, &Tensor::stack(&[&*h, &*c], 0)?, recurrent)?;
+        let last = states.narrow(2, time - 1, 1)?.squeeze(2)?;
+        (*h, *c) = (last.get(0)?, last.get(1)?);
+        Ok(Some(states.get(0)?))
     }
 
     /// [`forward`](Layer::forward) on the CPU, after the product with the input, `(batch, time, 4 * hidden_size)`.
@@ -114,6 +152,17 @@ impl Layer {
     }
 }
 
+/// The hidden and cell states after each step, `(2, batch, time, hidden_size)`, of the gates without the products with
+/// the hidden states, `(batch, time, 4 * hidden_size)`, and of the first states, `(2, batch, hidden_size)`.
+fn recurrence(gates: &Tensor, state: &Tensor, weight: &Matrix) -> Result<Tensor> {
+    Ok(match weight.variable_parts() {
+        Some((tensor, compute)) => {
+            gates.apply_op3(state, &tensor.contiguous()?, VariableRecurrence { compute })?
+        }
+        None => gates.apply_op2(state, Recurrence { weight: weight.clone() })?,
+    })
+}
+
 impl Weights {
     /// Loads the LSTM `name` of hidden size `width`, with the tensor names of torch: `weight_ih_l0` of `[4 * width,
     /// inputs]`, `weight_hh_l0` of `[4 * width, width]`, `bias_ih_l0` and `bias_hh_l0` of `[4 * width]`, and so on for
@@ -136,8 +185,11 @@ impl Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grad::Gradients;
     use crate::runtime::Runtime;
+    use crate::weights::{Select, Variables};
     use candle_core::Var;
+    use std::sync::Arc;
 
     fn x(batch: usize, time: usize, width: usize) -> Tensor {
         let values = (0..batch * time * width).map(|i| (i as f32 * 0.7).sin());
@@ -193,6 +245,51 @@ mod tests {
         assert!(lstm.forward_from(&x(1, 1, 5), &mut state).is_err());
         assert!(deeper.forward_from(&x(2, 1, 5), &mut state).is_err());
         assert!(lstm.forward_from(&x(2, 0, 5), &mut state).is_ok());
+    }
+
+    #[test]
+    fn kernels_and_candle_have_the_same_gradients() {
+        for (trains_x, trains_parameters) in [(true, true), (true, false), (false, true)] {
+            let variables = Arc::new(Variables::new(Select::All));
+            let weights = Weights::seeded(1, Runtime::cpu());
+            let weights = match trains_parameters {
+                true => weights.with_variables(&variables, true),
+                false => weights,
+            };
+            let lstm = weights.lstm("", 5, 7, 1).unwrap();
+            let layer = &lstm.layers[0];
+            let [x, h, c] = [x(3, 6, 5), x(3, 1, 7), x(1, 3, 7)].map(|x| Var::from_tensor(&x).unwrap());
+            let mut trained: Vec<Var> = variables.all().into_iter().map(|(_, variable)| variable).collect();
+            if trains_x {
+                trained.extend([x.clone(), h.clone(), c.clone()]);
+            }
+            let start = |x: &Var| if trains_x { x.as_tensor().clone() } else { x.as_tensor().detach() };
+            let (x, h, c) = (start(&x), start(&h).squeeze(1).unwrap(), start(&c).squeeze(0).unwrap());
+            let gradients = |y: &Tensor, h: &Tensor, c: &Tensor| {
+                let mix = Tensor::arange(0f32, y.elem_count() as f32, &Device::Cpu).unwrap();
+                let mix = mix.sin().unwrap().reshape(y.shape()).unwrap();
+                let last = (h.sum_all().unwrap() + c.sqr().unwrap().sum_all().unwrap()).unwrap();
+                let loss = ((y * mix).unwrap().sum_all().unwrap() + last).unwrap();
+                let mut gradients = Gradients::of(&trained);
+                gradients.backward(&loss).unwrap();
+                gradients.backward(&loss).unwrap();
+                trained.iter().map(|x| gradients.get(x).unwrap().unwrap()).collect::<Vec<_>>()
+            };
+            let mut here = (h.clone(), c.clone());
+            let y = layer.recurrence(&x, &mut here.0, &mut here.1).unwrap().unwrap();
+            let mut there = (h.clone(), c.clone());
+            let from_input = layer.input.forward(&x).unwrap();
+            let z = layer.steps(&from_input, &mut there.0, &mut there.1, 7).unwrap();
+            assert_near(&y, &z);
+            assert_near(&here.0, &there.0);
+            assert_near(&here.1, &there.1);
+            let (here, there) = (gradients(&y, &here.0, &here.1), gradients(&z, &there.0, &there.1));
+            for (here, there) in here.iter().zip(&there) {
+                let scale = values(there).iter().fold(1f32, |most, x| most.max(x.abs()));
+                let [here, there] = [here, there].map(|x| (x / f64::from(scale)).unwrap());
+                assert_near(&here, &there);
+            }
+        }
     }
 
     #[test]

@@ -273,6 +273,16 @@ impl Matrix {
             }
     }
 
+    /// The tensor of a variable without adapters, `(outputs, inputs)`, and how it is multiplied.
+    pub(super) fn variable_parts(&self) -> Option<(&Tensor, Compute)> {
+        match &self.storage {
+            Storage::Variable { tensor, layout: Layout::OutIn, compute } if self.updates.is_empty() => {
+                Some((tensor, *compute))
+            }
+            _ => None,
+        }
+    }
+
     /// The tensor of a variable.
     fn variable_tensor(&self) -> Option<&Tensor> {
         match &self.storage {

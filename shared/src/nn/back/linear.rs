@@ -164,7 +164,7 @@ impl CustomOp3 for VariableProduct {
 }
 
 /// The gradient of a bias that was added to rows, from that of the rows.
-fn back_to_bias(bias: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+pub(super) fn back_to_bias(bias: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
     delivered_or(bias, |gradient, accumulate| {
         host::saved(grad, |grad| {
             let rows = grad.len() / gradient.len().max(1);

@@ -1,7 +1,9 @@
 //! CPU kernels with a backward pass, used if a gradient is required.
 
 mod activation;
+mod conv;
 mod linear;
+mod lstm;
 mod norm;
 mod rows;
 
@@ -14,7 +16,9 @@ use crate::{Result, grad};
 
 pub(crate) use activation::Summed;
 pub(super) use activation::{Activated, ClampedSwiglu, Gated};
+pub(super) use conv::{Convolution, Convolution2d, MaxPooled, Padded, convolved};
 pub(super) use linear::{Biased, Product, VariableProduct, floats};
+pub(super) use lstm::{Recurrence, VariableRecurrence};
 pub(super) use norm::{GroupNormed, LayerNormed, Normalized, RmsNormed, Softmaxed};
 pub use rows::select_rows;
 pub(super) use rows::{Rows, gather};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::grad::Gradients;
 use crate::nn::Activation;
 use crate::runtime::Runtime;
 use crate::weights::{Select, Variables};
@@ -265,6 +266,109 @@ fn gradients_of_input_and_weight_are_slopes() {
                 );
             }
             variable.set(&Tensor::from_vec(start, variable.shape(), &Device::Cpu).unwrap()).unwrap();
+        }
+    }
+}
+
+/// The gradients of `trained` after two backward passes of a weighted sum of `y`.
+fn gradients(y: &Tensor, trained: &[Var]) -> Vec<Tensor> {
+    let (batch, time, channels) = y.dims3().unwrap();
+    let loss = (y * sound(batch, time, channels)).unwrap().sum_all().unwrap();
+    let mut gradients = Gradients::of(trained);
+    gradients.backward(&loss).unwrap();
+    gradients.backward(&loss).unwrap();
+    trained.iter().map(|x| gradients.get(x).unwrap().unwrap()).collect()
+}
+
+/// Asserts that `here` and `there`, of a layer that `load` loads, are equal and have equal gradients: of the input, of the
+/// parameters, and of both.
+fn assert_same_gradients<L>(
+    what: &str,
+    x: &Tensor,
+    load: impl Fn(&Weights) -> L,
+    here: impl Fn(&L, &Tensor) -> Tensor,
+    there: impl Fn(&L, &Tensor) -> Tensor,
+) {
+    for (trains_x, trains_parameters) in [(true, true), (true, false), (false, true)] {
+        let variables = Arc::new(Variables::new(Select::All));
+        let weights = Weights::seeded(5, Runtime::cpu());
+        let layer = match trains_parameters {
+            true => load(&weights.with_variables(&variables, true)),
+            false => load(&weights),
+        };
+        let mut trained: Vec<Var> = variables.all().into_iter().map(|(_, variable)| variable).collect();
+        let tracked = Var::from_tensor(x).unwrap();
+        trained.extend(trains_x.then(|| tracked.clone()));
+        let x = if trains_x { tracked.as_tensor() } else { x };
+        let (y, z) = (here(&layer, x), there(&layer, x));
+        assert_near(&y, &z, what);
+        for (here, there) in gradients(&y, &trained).iter().zip(&gradients(&z, &trained)) {
+            let scale = values(there).iter().fold(1f32, |most, x| most.max(x.abs()));
+            let [here, there] = [here, there].map(|x| (x / f64::from(scale)).unwrap());
+            assert_near(&here, &there, &format!("{what}, {trains_x}, {trains_parameters}"));
+        }
+    }
+}
+
+#[test]
+fn kernels_and_candle_have_the_same_gradients() {
+    for options in [
+        ConvOptions::new(7),
+        ConvOptions::new(1).no_bias(),
+        ConvOptions::new(10).stride(5),
+        ConvOptions::new(3).dilation(9).padding(9),
+        ConvOptions::new(4).stride(3).dilation(2).padding(1).no_bias(),
+        ConvOptions::new(2).stride(5).weight_norm(true),
+    ] {
+        assert_same_gradients(
+            &format!("{options:?}"),
+            &sound(3, 31, 3),
+            |weights| weights.conv1d("c", 3, 5, options).unwrap(),
+            |conv, x| conv.forward(x).unwrap(),
+            |conv, x| conv.unfolded(x, options.frames(31).unwrap()).unwrap(),
+        );
+    }
+}
+
+#[test]
+fn kernels_and_candle_have_the_same_gradients_of_transposed_convolutions() {
+    for options in [
+        ConvOptions::new(10).stride(5),
+        ConvOptions::new(4).stride(2).padding(1),
+        ConvOptions::new(7).stride(3).no_bias(),
+        ConvOptions::new(2).stride(3),
+        ConvOptions::new(3).weight_norm(true),
+    ] {
+        assert_same_gradients(
+            &format!("{options:?}"),
+            &sound(3, 9, 3),
+            |weights| weights.conv_transpose1d("c", 3, 5, options).unwrap(),
+            |conv, x| conv.forward(x).unwrap(),
+            |conv, x| {
+                let reach = options.kernel.div_ceil(options.stride);
+                let padded = x.pad_with_zeros(1, reach - 1, reach - 1).unwrap();
+                let y = conv.unfolded(&padded, reach, 9 + reach - 1).unwrap();
+                let frames = 8 * options.stride + options.kernel - 2 * options.padding;
+                y.narrow(1, options.padding, frames).unwrap()
+            },
+        );
+    }
+}
+
+#[test]
+fn the_gradient_of_padding_is_that_of_the_frames_it_repeats() {
+    for mode in [PadMode::Zeros, PadMode::Reflect, PadMode::Replicate, PadMode::Circular] {
+        let x = Var::from_tensor(&sound(2, 4, 3)).unwrap();
+        let mix = sound(2, 9, 3);
+        let sum = |x: &Tensor| (pad_time(x, 2, 3, mode).unwrap() * &mix).unwrap().sum_all().unwrap();
+        let back = sum(x.as_tensor()).backward().unwrap();
+        let start = values(&x);
+        for (i, gradient) in values(back.get(&x).unwrap()).into_iter().enumerate() {
+            let mut moved = start.clone();
+            moved[i] += 1.0;
+            let moved = Tensor::from_vec(moved, x.shape(), &Device::Cpu).unwrap();
+            let slope = (sum(&moved) - sum(x.as_tensor())).unwrap().to_scalar::<f32>().unwrap();
+            assert!((slope - gradient).abs() < 1e-5, "{mode:?}: {i}: {slope} and {gradient}");
         }
     }
 }
