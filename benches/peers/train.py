@@ -40,19 +40,19 @@ def smollm2(folder):
 
 
 def vit(folder):
-    """CLIP with a ViT of 12 layers of 384 (ViT-S/16) over 8 pictures of 224 by 224, and a small text tower."""
+    """CLIP with a ViT of 12 layers of 256 over 16 pictures of 224 by 224 in patches of 16, and a small text tower."""
     import torch
     from transformers import CLIPConfig, CLIPModel
     config = CLIPConfig(
-        vision_config=dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6,
+        vision_config=dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=12, num_attention_heads=4,
                            image_size=224, patch_size=16, projection_dim=128),
         text_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2,
                          vocab_size=1024, max_position_embeddings=16, projection_dim=128, bos_token_id=1,
                          eos_token_id=2, pad_token_id=0),
         projection_dim=128)
-    ids = torch.randint(3, 1024, (8, 16))
+    ids = torch.randint(3, 1024, (16, 16))
     ids[:, -1] = 2
-    inputs = {"input_ids": ids, "pixel_values": torch.randn(8, 3, 224, 224)}
+    inputs = {"input_ids": ids, "pixel_values": torch.randn(16, 3, 224, 224)}
     return lambda: CLIPModel(config), inputs, None, config, CLIPModel
 
 
