@@ -10,7 +10,7 @@ use super::host;
 use crate::kernels::conv::Taps;
 use crate::runtime::{kernels_serve, kernels_take};
 use crate::weights::Weights;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, grad};
 
 /// Padding mode, with the names of `torch.nn.functional.pad`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -67,7 +67,7 @@ pub fn pad_time(x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<
         return Ok(Tensor::from_vec(y, (batch, left + time + right, channels), &Device::Cpu)?);
     }
     if back::serves(x) {
-        return Ok(x.contiguous()?.apply_op1(padded)?);
+        return grad::apply1(&x.contiguous()?, padded);
     }
     if mode == PadMode::Zeros {
         return Ok(x.pad_with_zeros(1, left, right)?);

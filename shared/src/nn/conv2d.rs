@@ -13,7 +13,7 @@ use crate::kernels::matmul::Finish;
 use crate::kernels::memory;
 use crate::runtime::{kernels_serve, kernels_take};
 use crate::weights::Weights;
-use crate::{Error, ErrorKind, Result, transfer};
+use crate::{Error, ErrorKind, Result, grad, transfer};
 
 /// Hyperparameters of a two-dimensional convolution.
 ///
@@ -226,7 +226,7 @@ impl Conv2d {
 pub fn max_pool(x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     if back::serves(x) && x.elem_count() > 0 {
-        return Ok(x.contiguous()?.apply_op1(MaxPooled)?);
+        return grad::apply1(&x.contiguous()?, MaxPooled);
     }
     if x.track_op() {
         return max_pool_tracked(x);

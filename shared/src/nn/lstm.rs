@@ -8,7 +8,7 @@ use super::{Linear, Matrix, host};
 use crate::kernels::lstm as kernel;
 use crate::runtime::kernels_take;
 use crate::weights::Weights;
-use crate::{Error, Result};
+use crate::{Error, Result, grad};
 
 /// A unidirectional multi-layer LSTM (Hochreiter and Schmidhuber 1997; with forget gates, Gers et al. 2000), as in
 /// `torch.nn.LSTM`.
@@ -157,9 +157,9 @@ impl Layer {
 fn recurrence(gates: &Tensor, state: &Tensor, weight: &Matrix) -> Result<Tensor> {
     Ok(match weight.variable_parts() {
         Some((tensor, compute)) => {
-            gates.apply_op3(state, &tensor.contiguous()?, VariableRecurrence { compute })?
+            grad::apply3(gates, state, &tensor.contiguous()?, VariableRecurrence { compute })?
         }
-        None => gates.apply_op2(state, Recurrence { weight: weight.clone() })?,
+        None => grad::apply2(gates, state, Recurrence { weight: weight.clone() })?,
     })
 }
 

@@ -6,6 +6,7 @@ use super::super::PadMode;
 use super::linear::back_to_bias;
 use super::{delivered_or, host, numbers, out, tensor_of};
 use crate::Result;
+use crate::grad::{self, Recorded};
 use crate::kernels::conv::{self, Taps};
 use crate::kernels::conv2d::{self, Pictures, Window};
 use crate::kernels::memory;
@@ -13,13 +14,13 @@ use crate::kernels::memory;
 /// `op` of `x`, `weight` and, if there is one, `bias`.
 pub(in crate::nn) fn convolved<O>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, op: O) -> Result<Tensor>
 where
-    O: 'static + CustomOp2 + CustomOp3 + Send + Sync,
+    O: 'static + CustomOp2 + CustomOp3 + Recorded + Send + Sync,
 {
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    Ok(match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
-        None => x.apply_op2(&weight, op)?,
-    })
+    match bias {
+        Some(bias) => grad::apply3(&x, &weight, &bias.contiguous()?, op),
+        None => grad::apply2(&x, &weight, op),
+    }
 }
 
 /// A one-dimensional convolution of `x`, `(batch, time, channels)`, to `frames` frames, with gradients of `x`, of the
@@ -92,6 +93,8 @@ impl Convolution {
         Ok((to_x, to_weight))
     }
 }
+
+impl Recorded for Convolution {}
 
 impl CustomOp2 for Convolution {
     fn name(&self) -> &'static str {
@@ -206,6 +209,8 @@ impl Convolution2d {
     }
 }
 
+impl Recorded for Convolution2d {}
+
 impl CustomOp2 for Convolution2d {
     fn name(&self) -> &'static str {
         "conv2d"
@@ -266,6 +271,8 @@ impl CustomOp3 for Convolution2d {
 /// Max pooling of `(batch, height, width, channels)` with a kernel and a stride of 2; the gradient goes to the first
 /// largest pixel of each window.
 pub(in crate::nn) struct MaxPooled;
+
+impl Recorded for MaxPooled {}
 
 impl CustomOp1 for MaxPooled {
     fn name(&self) -> &'static str {
@@ -335,6 +342,8 @@ impl Padded {
         (0..self.left).chain(self.left + time..self.left + time + self.right)
     }
 }
+
+impl Recorded for Padded {}
 
 impl CustomOp1 for Padded {
     fn name(&self) -> &'static str {

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use super::super::Matrix;
 use super::{delivered_or, floats, host, numbers, out, tensor_of};
 use crate::Result;
+use crate::grad::Recorded;
 use crate::kernels::matmul::{
     self, Compute, Layout as MatrixLayout, linear_input_gradient, linear_weight_gradient,
 };
@@ -132,6 +133,10 @@ pub(in crate::nn) struct Recurrence {
     pub weight: Matrix,
 }
 
+impl Recorded for Recurrence {
+    const READS_OUTPUT: bool = true;
+}
+
 impl CustomOp2 for Recurrence {
     fn name(&self) -> &'static str {
         "lstm"
@@ -188,6 +193,10 @@ impl VariableRecurrence {
         linear_input_gradient(grad, rows, &weight, self.compute, false, &mut back);
         Ok(back)
     }
+}
+
+impl Recorded for VariableRecurrence {
+    const READS_OUTPUT: bool = true;
 }
 
 impl CustomOp3 for VariableRecurrence {
