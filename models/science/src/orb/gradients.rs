@@ -1,6 +1,7 @@
 //! Backpropagation from the energies to the edge vectors, for the forces of conservative models.
 
 use candle_core::{DType, Tensor, Var};
+use fauna_shared::grad::{self, Recording};
 use fauna_shared::{Result, transfer};
 
 use super::electrostatics::{Field, field};
@@ -56,11 +57,8 @@ impl HeadOutputs {
         Ok(Self { total, energies, charges: Some(values), fields })
     }
 
-    fn with(self, nodes: Tensor, slopes: Option<&Tensor>, edges: usize) -> Result<Gradients> {
-        let slopes = match slopes {
-            Some(slopes) => rows::<3>(slopes)?,
-            None => vec![[0.0; 3]; edges],
-        };
+    fn with(self, nodes: Tensor, slopes: &Tensor) -> Result<Gradients> {
+        let slopes = rows::<3>(slopes)?;
         Ok(Gradients { energies: self.energies, charges: self.charges, fields: self.fields, nodes, slopes })
     }
 }
@@ -76,10 +74,11 @@ impl Orb {
 
     pub(super) fn at_once(&self, heads: &Heads, graph: &Graph) -> Result<Gradients> {
         let vectors = Var::from_tensor(&graph.vectors)?;
+        let recording = Recording::new();
         let nodes = self.model.forward(graph, vectors.as_tensor())?;
         let said = HeadOutputs::of(heads, graph, &nodes)?;
-        let slopes = said.total.backward()?;
-        said.with(nodes.detach(), slopes.get(&vectors), graph.senders.edges())
+        let [slopes] = slopes([&vectors], &said.total, recording)?;
+        said.with(nodes.detach(), &slopes)
     }
 
     /// The same with gradient checkpointing per layer.
@@ -94,9 +93,9 @@ impl Orb {
         }
         let last = states.remove(states.len() - 1);
         let nodes = Var::from_tensor(&last.nodes)?;
+        let recording = Recording::new();
         let said = HeadOutputs::of(heads, graph, nodes.as_tensor())?;
-        let back = said.total.backward()?;
-        let mut to_nodes = back.get(&nodes).cloned().map_or_else(|| last.nodes.zeros_like(), Ok)?;
+        let [mut to_nodes] = slopes([&nodes], &said.total, recording)?;
         let mut to_edges = last.edges.zeros_like()?;
         let mut to_envelope = envelope.zeros_like()?;
         for layer in self.model.layers().iter().rev() {
@@ -107,21 +106,34 @@ impl Orb {
                 Var::from_tensor(&envelope)?,
             ];
             let [nodes, edges, envelope] = vars.each_ref().map(Var::as_tensor);
+            let recording = Recording::new();
             let given = LayerInputs { envelope, condition: condition.as_ref() };
             let out =
                 layer.forward(graph, HiddenStates { nodes: nodes.clone(), edges: edges.clone() }, &given)?;
             let pulled = ((out.nodes * &to_nodes)?.sum_all()? + (out.edges * &to_edges)?.sum_all()?)?;
-            let back = pulled.backward()?;
-            let slope = |var: &Var| back.get(var).cloned().map_or_else(|| var.zeros_like(), Ok);
-            (to_nodes, to_edges) = (slope(&vars[0])?, slope(&vars[1])?);
-            to_envelope = (to_envelope + slope(&vars[2])?)?;
+            let new;
+            [to_nodes, to_edges, new] = slopes(vars.each_ref(), &pulled, recording)?;
+            to_envelope = (to_envelope + new)?;
         }
         let vectors = Var::from_tensor(&graph.vectors)?;
+        let recording = Recording::new();
         let (start, envelope) = self.model.encode(graph, vectors.as_tensor())?;
         let pulled = ((start.edges * to_edges)?.sum_all()? + (envelope * to_envelope)?.sum_all()?)?;
-        let slopes = pulled.backward()?;
-        said.with(last.nodes, slopes.get(&vectors), graph.senders.edges())
+        let [slopes] = slopes([&vectors], &pulled, recording)?;
+        said.with(last.nodes, &slopes)
     }
+}
+
+/// The gradients of `total`, a scalar, by `variables`, which were recorded since `recording` was made.
+fn slopes<const N: usize>(variables: [&Var; N], total: &Tensor, recording: Recording) -> Result<[Tensor; N]> {
+    let mut gradients = grad::Gradients::of(variables);
+    gradients.backward(total)?;
+    drop(recording);
+    let mut slopes = variables.map(|variable| variable.as_detached_tensor());
+    for (slope, variable) in slopes.iter_mut().zip(variables) {
+        *slope = gradients.get(variable)?.map_or_else(|| variable.zeros_like(), Ok)?;
+    }
+    Ok(slopes)
 }
 
 /// The values of a column, `(rows, 1)`.
