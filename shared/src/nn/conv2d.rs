@@ -402,8 +402,7 @@ mod tests {
                 };
                 let conv = weights.conv2d("c", 3, 5, options).unwrap();
                 let (x, size) = (tracked(&picture(2, 6, 9, 3)), options.size(6, 9).unwrap());
-                let mut trained: Vec<Var> =
-                    variables.all().into_iter().map(|(_, variable)| variable).collect();
+                let mut trained: Vec<Var> = variables.all().into_values().collect();
                 trained.extend(trains_x.then(|| x.clone()));
                 let x = if trains_x { x.as_tensor().clone() } else { x.as_tensor().detach() };
                 let mix = picture(2, size.0, size.1, 5);

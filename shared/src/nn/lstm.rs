@@ -259,7 +259,7 @@ mod tests {
             let lstm = weights.lstm("", 5, 7, 1).unwrap();
             let layer = &lstm.layers[0];
             let [x, h, c] = [x(3, 6, 5), x(3, 1, 7), x(1, 3, 7)].map(|x| Var::from_tensor(&x).unwrap());
-            let mut trained: Vec<Var> = variables.all().into_iter().map(|(_, variable)| variable).collect();
+            let mut trained: Vec<Var> = variables.all().into_values().collect();
             if trains_x {
                 trained.extend([x.clone(), h.clone(), c.clone()]);
             }

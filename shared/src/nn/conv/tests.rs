@@ -296,7 +296,7 @@ fn assert_same_gradients<L>(
             true => load(&weights.with_variables(&variables, true)),
             false => load(&weights),
         };
-        let mut trained: Vec<Var> = variables.all().into_iter().map(|(_, variable)| variable).collect();
+        let mut trained: Vec<Var> = variables.all().into_values().collect();
         let tracked = Var::from_tensor(x).unwrap();
         trained.extend(trains_x.then(|| tracked.clone()));
         let x = if trains_x { tracked.as_tensor() } else { x };
