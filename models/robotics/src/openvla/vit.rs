@@ -229,7 +229,7 @@ impl Vit {
             Ok(if parts.len() == 1 { patches } else { concat(&parts, 1)? })
         };
         match self.config.no_embed_class {
-            true => joined(add_repeated(&patches, &self.pos_embed)?),
+            true => joined(add_repeated(patches, &self.pos_embed)?),
             false => add_repeated(&joined(patches.clone())?, &self.pos_embed),
         }
     }
