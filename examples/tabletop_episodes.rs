@@ -4,13 +4,15 @@
 //!     fauna tune openvla/openvla-7b --data episodes --lora 32 --out tuned
 //!     cargo run --release --example tabletop_episodes -- evaluate tuned/best 20
 //!
+//! `evaluate expert 20` evaluates the expert, `evaluate random 20` random actions.
+//!
 //! A policy that only saw the expert's own way does not know what to do beside it. So the gripper does not move exactly
 //! as the expert says, who corrects this in the next step; what is recorded is the action of the expert (Laskey et al.
 //! 2017, arXiv 1703.09327).
 
 use fauna::datasets::{EpisodeFrame, RobotEpisode, WriteOptions, write_episodes};
 use fauna::generate::Rng;
-use fauna::model::{Observation, Policy, Task};
+use fauna::model::{Controller, DegreeOfFreedom, Observation, Policy, Task};
 use fauna::tabletop::{Expert, Scene, SceneConfig, evaluate};
 use fauna::{Error, Result};
 
@@ -31,14 +33,43 @@ fn main() -> anyhow::Result<()> {
             println!("{} episodes, {steps} steps", episodes.len());
         }
         ["evaluate", model, episodes] => {
-            let model = fauna::open(model)?;
             let seeds = 0..episodes.parse::<u64>()?.min(FIRST_TRAINING_SEED);
-            let score = evaluate(model.policy()?, seeds, &config)?;
+            let score = match model {
+                "expert" => evaluate(&Expert, seeds, &config)?,
+                "random" => evaluate(&Random, seeds, &config)?,
+                _ => evaluate(fauna::open(model)?.policy()?, seeds, &config)?,
+            };
             println!("{} of {} scenes, {} steps", score.successes, score.episodes, score.steps);
         }
         _ => anyhow::bail!("expected: record FOLDER EPISODES, or evaluate MODEL EPISODES"),
     }
     Ok(())
+}
+
+/// Uniformly random actions, as large as those of the expert.
+struct Random;
+
+/// The largest changes of position in metres and of yaw in radians that the expert makes in a step.
+const CHANGES: [f64; 6] = [0.03, 0.03, 0.03, 0.0, 0.0, 0.2];
+
+impl Policy for Random {
+    fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>> {
+        let seed = task.instruction.bytes().fold(0, |sum, byte| sum * 31 % 1_000_003 + u64::from(byte));
+        Ok(Box::new(RandomActions(Rng::new(seed, 2))))
+    }
+}
+
+struct RandomActions(Rng);
+
+impl Controller for RandomActions {
+    fn act(&mut self, _: &Observation) -> Result<Vec<f64>> {
+        let changes = CHANGES.map(|most| most * (2.0 * self.0.uniform() - 1.0));
+        Ok([&changes[..], &[self.0.uniform().round()]].concat())
+    }
+
+    fn degrees(&self) -> &[DegreeOfFreedom] {
+        DegreeOfFreedom::END_EFFECTOR
+    }
 }
 
 /// The observations and the actions of the expert in the scene of `seed`, whose gripper moves inexactly.
