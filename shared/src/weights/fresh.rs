@@ -6,14 +6,17 @@ use crate::generate::Rng;
 
 /// Initial values of the tensor `path` of `shape`, row-major, determined by the seed and the name.
 ///
-/// Norms and running variances are 1, biases and running means 0. Matrices and embeddings are normal with the given deviation, or uniform within one over the
-/// square root of the number of inputs, as are convolutions always.
+/// Norms and running variances are 1; biases, running means and linear layers that are stored as vectors are 0. Matrices
+/// and embeddings are normal with the given deviation, or uniform within one over the square root of the number of
+/// inputs, as are convolutions always. Constants have values of their own:
+/// [`Weights::constant`](super::Weights::constant).
 pub(super) fn values(fresh: Fresh, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let (elements, mut values) = reserve(path, shape)?;
     let last = path.rsplit('.').next().unwrap_or(path);
     let constant = match (shape.len(), last) {
         (0, "logit_scale") => Some((1f32 / 0.07).ln()),
         (0, _) | (_, "bias") => Some(0.0),
+        (1, "weight") if path.ends_with("linear.weight") => Some(0.0),
         (1, "weight" | "scale" | "scale_factor" | "gamma" | "weight_g" | "running_var") => Some(1.0),
         (1, _) => Some(0.0),
         _ => None,

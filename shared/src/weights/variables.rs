@@ -239,6 +239,43 @@ impl Weights {
         self.reread(other.training().cloned())
     }
 
+    /// Loads the tensor `name` of `shape` that is not trained, such as wave numbers or the edges of classes: as
+    /// [`tensor`](Weights::tensor), without a gradient. In a model with initial weights it has the values `initial`,
+    /// row-major, and is written with the weights.
+    ///
+    /// ```
+    /// use fauna_shared::runtime::Runtime;
+    /// use fauna_shared::weights::{Fresh, Weights};
+    /// let weights = Weights::fresh(Fresh { seed: 3, deviation: None }, Runtime::cpu());
+    /// let edges = weights.constant("edges", &[3], || vec![0.0, 0.5, 1.0])?;
+    /// assert_eq!(fauna_shared::transfer::to_host::<f32>(&edges)?, [0.0, 0.5, 1.0]);
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`tensor`](Weights::tensor), and if the number of values is not that of `shape`.
+    pub fn constant(
+        &self,
+        name: &str,
+        shape: &[usize],
+        initial: impl FnOnce() -> Vec<f32>,
+    ) -> Result<Tensor> {
+        if !matches!(self.origin(), Origin::Fresh(_)) {
+            return Ok(self.tensor(name, shape)?.detach());
+        }
+        let (path, runtime) = (self.path(name), self.runtime());
+        let official = self.official(&path);
+        let value = || -> Result<Tensor> { Ok(Tensor::from_vec(initial(), shape, runtime.device())?) };
+        let value = match self.training() {
+            Some(Training { variables, .. }) if variables.select.takes(&official) => {
+                variables.insert_with(&official, value)?.as_detached_tensor()
+            }
+            _ => value()?,
+        };
+        self.record(&path, shape);
+        Ok(value.to_dtype(runtime.activations())?)
+    }
+
     /// The variable of the tensor `path` of `shape`, float32, if it is trained.
     pub(super) fn variable(&self, path: &str, shape: &[usize]) -> Result<Option<Tensor>> {
         let Some(training) = self.training() else { return Ok(None) };

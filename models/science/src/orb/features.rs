@@ -50,9 +50,12 @@ impl EdgeFeatures {
         // The cutoff radius is contained in the wave numbers.
         here.skip("r_max");
         Ok(Self::Bessel {
-            // Neither is trained in the reference.
-            bessel_weights: here.tensor("bessel_weights", &[BESSELS])?.detach().reshape((1, BESSELS))?,
-            prefactor: here.tensor("prefactor", &[])?.detach(),
+            bessel_weights: here
+                .constant("bessel_weights", &[BESSELS], || {
+                    (1..=BESSELS).map(|n| (n as f64 * std::f64::consts::PI / CUTOFF) as f32).collect()
+                })?
+                .reshape((1, BESSELS))?,
+            prefactor: here.constant("prefactor", &[], || vec![(2.0 / CUTOFF).sqrt() as f32])?,
         })
     }
 
@@ -129,8 +132,36 @@ fn harmonics(unit: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use fauna_shared::runtime::Runtime;
+    use fauna_shared::weights::{Fresh, Variables};
 
     use super::*;
+
+    #[test]
+    fn a_new_model_tells_lengths_and_directions_apart_and_keeps_its_wave_numbers() {
+        let new = Weights::fresh(Fresh { seed: 1, deviation: None }, Runtime::cpu());
+        let variables = std::sync::Arc::new(Variables::new(fauna_shared::weights::Select::All));
+        let edges = EdgeFeatures::bessel(&new.with_variables(&variables, true)).unwrap();
+        assert_eq!(variables.names(), ["rbf_transform.bessel_weights", "rbf_transform.prefactor"]);
+        let vectors = [[2f32, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, -2.0], [3.0, 0.0, 0.0]];
+        let found = edges.describe(&Tensor::new(&vectors, &Device::Cpu).unwrap()).unwrap().features;
+        let rows: Vec<Vec<f32>> = found.to_vec2().unwrap();
+        for (i, row) in rows.iter().enumerate() {
+            assert!(
+                rows[..i].iter().all(|other| row.iter().zip(other).any(|(a, b)| (a - b).abs() > 0.1)),
+                "{i}"
+            );
+        }
+        // The first function: sin(π r / 6) / r times the square root of 2 / 6.
+        let wave = (std::f32::consts::PI / 3.0).sin() / 2.0 * (1f32 / 3.0).sqrt();
+        let cutoff: Vec<f32> = envelope(&Tensor::new(&[[2f32]], &Device::Cpu).unwrap())
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        assert!((rows[0][0] - wave * cutoff[0]).abs() < 1e-6, "{}", rows[0][0]);
+    }
 
     #[test]
     fn the_envelope_begins_at_one_and_ends_smoothly_at_six() {

@@ -12,6 +12,10 @@ use super::{Architecture, Config, Graph};
 pub(super) const REFERENCES: usize = 118;
 /// Number of classes of the confidence head.
 pub(super) const BINS: usize = 50;
+/// The largest error with a class, in eV/Å, of a new model.
+const LARGEST_ERROR: f32 = 0.3;
+/// Coulomb constant times the square of the elementary charge, in eV Å, of a new model.
+const COULOMB_CONSTANT: f32 = 14.399_645;
 /// Intermediate size of the head of latent charges.
 const CHARGE_HIDDEN: usize = 128;
 
@@ -113,7 +117,9 @@ impl Heads {
         };
         let confidence = match of_third && here.has("confidence", true) {
             true => {
-                let edges = floats(&here.at("confidence").tensor("bin_edges", &[BINS + 1])?)?;
+                let edges = floats(&here.at("confidence").constant("bin_edges", &[BINS + 1], || {
+                    (0..=BINS).map(|i| LARGEST_ERROR * i as f32 / BINS as f32).collect()
+                })?)?;
                 let centres = edges.windows(2).map(|pair| f64::from(pair[0] + pair[1]) / 2.0).collect();
                 Some(ConfidenceHead { mlp: head("confidence", width, BINS)?, edges, centres })
             }
@@ -122,7 +128,11 @@ impl Heads {
         let charges = match c.has_electrostatics {
             true => Some(LatentCharges {
                 mlp: load_mlp(&here.at("latent_charges"), c.activation, (width, CHARGE_HIDDEN, 1), 1)?,
-                coulomb_constant: scalar(&w.at("coulomb_module").tensor("coulomb_constant", &[])?)?,
+                coulomb_constant: scalar(&w.at("coulomb_module").constant(
+                    "coulomb_constant",
+                    &[],
+                    || vec![COULOMB_CONSTANT],
+                )?)?,
             }),
             false => None,
         };
