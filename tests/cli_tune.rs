@@ -518,20 +518,24 @@ fn weights_that_cannot_be_written_leave_the_earlier_ones() {
         .into_iter()
         .map(|name| (name.clone(), std::fs::read(out.join("last").join(name)).unwrap()))
         .collect();
-    // Files of at most 8 KiB; the state has three times the weights.
-    let limited = "trap '' XFSZ; ulimit -f 16; exec \"$@\"";
-    let command = fauna();
-    let program = command.get_program().to_owned();
-    let mut shell = Command::new("sh");
-    shell.args(["-c", limited, "sh"]).arg(program);
-    shell.args(bench.arguments(&out, &[options, &["--resume"]].concat()));
-    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let done = Done::from(shell.stdin(Stdio::null()).output().unwrap());
-    refused(
-        &Done { err: done.err[done.err.find("fauna: ").unwrap_or(0)..].to_string(), ..done },
-        2,
-        &["training stopped", "cannot write"],
-    );
+    let log_before = std::fs::read(out.join("log.jsonl")).unwrap();
+    // No byte can be written to files; then 8 KiB to each: the state has three times the weights.
+    for (blocks, words) in
+        [("0", &["log.jsonl", "cannot write"]), ("16", &["training stopped", "cannot write"])]
+    {
+        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+        let command = fauna();
+        let program = command.get_program().to_owned();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &limited, "sh"]).arg(program);
+        shell.args(bench.arguments(&out, &[options, &["--resume"]].concat()));
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let done = Done::from(shell.stdin(Stdio::null()).output().unwrap());
+        refused(&done, 2, words);
+        if blocks == "0" {
+            assert!(std::fs::read(out.join("log.jsonl")).unwrap() == log_before);
+        }
+    }
     for (name, bytes) in before {
         assert!(std::fs::read(out.join("last").join(&name)).unwrap() == bytes, "{name}");
     }

@@ -157,9 +157,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     data.dataset.notes().iter().for_each(|note| context.say(note));
     let options = data.with_config(options)?;
     let learner = Learner::open(&fauna::zoo(), &source, &options, args.trained(&data)?)
+        .map_err(|error| args.with_advice(error, &data))
         .context("cannot open the model for training")?;
     context.say(&format!(
-        "{} of {source} are trained: {} parameters",
+        "training {} of {source}: {} parameters",
         args.description(),
         learner.variables().parameters()
     ));
@@ -289,6 +290,17 @@ impl Args {
                 Err(Error::input(format!("{name} is an option of adapters, and none is trained"))
                     .hint("add --lora RANK, or leave it out"))
             }
+        }
+    }
+
+    /// The error of a model whose new head `--only` leaves out.
+    fn with_advice(&self, error: Error, data: &Data) -> Error {
+        match &self.trained.only {
+            Some(pattern) if data.has_new_head && error.kind() == ErrorKind::Mismatch => error.hint(format!(
+                "the classes of the data need a new output head, and --only {pattern} does not take it: add it to the \
+                 pattern, or train it with --head or --lora"
+            )),
+            _ => error,
         }
     }
 

@@ -11,6 +11,7 @@ use fauna::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::cli::Context;
+use crate::cli::output::Output;
 use crate::cli::plot::{self, Ink, Line, Panel};
 
 const LOG: &str = "log.jsonl";
@@ -40,8 +41,10 @@ impl Log {
         let rows = kept.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let rows: Vec<Value> =
             rows.filter(|row| row["step"].as_u64().is_some_and(|step| step <= done)).collect();
-        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-        std::fs::write(&path, text).map_err(|e| Error::io(&path, "write", e))?;
+        // The rows on disk are replaced by a whole file, so that a full disk costs none of them.
+        let mut kept = Output::open(Some(&path), true)?;
+        rows.iter().try_for_each(|row| kept.json(row))?;
+        kept.finish()?;
         let file = OpenOptions::new().append(true).open(&path).map_err(|e| Error::io(&path, "write", e))?;
         let task = context.bars.begin("training", Unit::Items, Some(config.steps));
         task.skip(done);
