@@ -8,10 +8,11 @@ mod tape;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, TensorId, Var};
+use candle_core::{DType, Tensor, TensorId, Var};
 
 use crate::kernels::{elementwise, memory, optimizer};
 use crate::nn::host;
+use crate::runtime::kernels_take;
 use crate::{Error, ErrorKind, Result, transfer};
 
 pub use tape::Recording;
@@ -47,7 +48,7 @@ enum Gradient {
     /// Float32 on the CPU, row-major; allocated when a backward pass first leads to the variable. `filled` is false if
     /// none did since the last [`clear`](Gradients::clear).
     Host { values: Vec<f32>, filled: bool, length: usize },
-    /// Of a variable on another device or of another dtype.
+    /// Of a variable on another device or of another dtype, float32 on that device.
     Device(Option<Tensor>),
 }
 
@@ -57,13 +58,19 @@ impl Gradients {
         let mut gradients = Self::default();
         for variable in variables {
             gradients.places.insert(variable.id(), gradients.all.len());
-            gradients.all.push(match (variable.device(), variable.dtype()) {
-                (Device::Cpu, DType::F32) => {
-                    Gradient::Host { values: Vec::new(), filled: false, length: variable.elem_count() }
-                }
-                _ => Gradient::Device(None),
+            gradients.all.push(match kernels_take(variable) {
+                true => Gradient::Host { values: Vec::new(), filled: false, length: variable.elem_count() },
+                false => Gradient::Device(None),
             });
         }
+        gradients
+    }
+
+    /// [`of`](Self::of) as for variables on another device than the CPU.
+    #[cfg(test)]
+    pub(crate) fn as_on_device<'a>(variables: impl IntoIterator<Item = &'a Var>) -> Self {
+        let mut gradients = Self::of(variables);
+        gradients.all.iter_mut().for_each(|gradient| *gradient = Gradient::Device(None));
         gradients
     }
 
@@ -100,7 +107,7 @@ impl Gradients {
         }
     }
 
-    /// The gradient of `variable`, of its shape; `None` if no backward pass led to it.
+    /// The gradient of `variable`, of its shape, float32; `None` if no backward pass led to it.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -119,15 +126,17 @@ impl Gradients {
     /// # Errors
     /// Those of the tensor library.
     pub fn norm(&self) -> Result<f64> {
-        let mut squares = 0.0;
+        let (mut squares, mut norms) = (0.0, Vec::new());
         for gradient in &self.all {
-            squares += match gradient {
-                Gradient::Host { values, filled: true, .. } => optimizer::sum_of_squares(values),
-                Gradient::Device(Some(tensor)) => {
-                    f64::from(transfer::scalar::<f32>(&tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?)?)
-                }
-                _ => 0.0,
-            };
+            match gradient {
+                Gradient::Host { values, filled: true, .. } => squares += optimizer::sum_of_squares(values),
+                Gradient::Device(Some(tensor)) => norms.push(tensor.sqr()?.sum_all()?.sqrt()?),
+                _ => {}
+            }
+        }
+        if !norms.is_empty() {
+            let norms: Vec<f32> = transfer::to_host(&Tensor::stack(&norms, 0)?)?;
+            squares += optimizer::sum_of_squares(&norms);
         }
         Ok(squares.sqrt())
     }
@@ -152,9 +161,10 @@ impl Gradient {
                 *filled = true;
             }
             Self::Device(sum) => {
+                let new = new.detach().to_dtype(DType::F32)?;
                 *sum = Some(match sum.take() {
-                    Some(sum) => (sum + new)?.detach(),
-                    None => new.detach(),
+                    Some(sum) => (sum + new)?,
+                    None => new,
                 });
             }
         }
@@ -217,6 +227,8 @@ pub fn refuse(x: &Tensor, operation: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]

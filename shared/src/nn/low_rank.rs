@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use super::Matrix;
 use crate::kernels::matmul::{Compute, Layout};
@@ -30,7 +30,7 @@ impl LowRank {
     /// gradient (Liu et al. 2024, section 4.3).
     pub(crate) fn with_magnitude(self, magnitude: &Tensor, weight: &Tensor) -> Result<Self> {
         let update = (self.b.detach().matmul(&self.a.detach())? * self.scale)?;
-        let norm = (weight.detach() + update)?.sqr()?.sum(D::Minus1)?.sqrt()?;
+        let norm = (weight.detach().to_dtype(DType::F32)? + update)?.sqr()?.sum(D::Minus1)?.sqrt()?;
         let gain = Some((magnitude / norm)?);
         Ok(Self { gain, ..self })
     }
@@ -43,7 +43,7 @@ impl LowRank {
         match &self.bias {
             // The narrower of both is scaled.
             None => b.multiply(&(low * self.scale)?, None, None),
-            Some(bias) => Ok((b.multiply(&low, Some(bias), None)? * self.scale)?),
+            Some(bias) => Ok((b.multiply(&low, Some(&bias.to_dtype(x.dtype())?), None)? * self.scale)?),
         }
     }
 
@@ -112,7 +112,7 @@ pub(super) fn merged(base: Tensor, updates: &[LowRank]) -> Result<Tensor> {
     }
     let (outputs, inputs) = base.dims2()?;
     // The rows of the weight are the last axis of an update.
-    let base = base.to_dtype(candle_core::DType::F32)?.t()?.contiguous()?;
+    let base = base.to_dtype(DType::F32)?.t()?.contiguous()?;
     let mut total = base.clone();
     for update in updates {
         check(update, outputs, inputs)?;

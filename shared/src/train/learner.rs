@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Var;
+use candle_core::{DType, Tensor, Var};
 use serde_json::Value;
 
 use super::Example;
@@ -233,8 +233,8 @@ impl Learner {
     pub fn save(&self, folder: &Path) -> Result<()> {
         self.check_savable()?;
         let variables: BTreeMap<String, Var> = self.variables.all();
-        for (name, variable) in &variables {
-            if !is_finite(variable)? {
+        for (name, is_finite) in variables.keys().zip(are_finite(variables.values())?) {
+            if !is_finite {
                 let message =
                     format!("{name} has values that are not finite after training, and is not saved");
                 return Err(Error::new(ErrorKind::Compute, message).hint("lower the learning rate"));
@@ -256,8 +256,16 @@ impl Learner {
     }
 }
 
-fn is_finite(variable: &Var) -> Result<bool> {
+/// Whether the values of each of `variables` are finite.
+fn are_finite<'a>(variables: impl Iterator<Item = &'a Var>) -> Result<Vec<bool>> {
     // Zero times a value that is not finite is not a number.
-    let probe = (variable.as_detached_tensor() * 0.0)?.sum_all()?;
-    Ok(transfer::scalar::<f32>(&probe)? == 0.0)
+    let probe = |variable: &Var| -> Result<Tensor> {
+        Ok((variable.as_detached_tensor() * 0.0)?.sum_all()?.to_dtype(DType::F32)?)
+    };
+    let probes = variables.map(probe).collect::<Result<Vec<_>>>()?;
+    if probes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let probes: Vec<f32> = transfer::to_host(&Tensor::stack(&probes, 0)?)?;
+    Ok(probes.into_iter().map(|probe| probe == 0.0).collect())
 }

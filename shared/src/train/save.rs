@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Var;
+use candle_core::{DType, Var};
 use half::{bf16, f16};
 use serde_json::Value;
 
@@ -237,8 +237,7 @@ impl<'a> Part<'a> {
 
 /// The values of `variable`, rounded to `storage`.
 fn encode(variable: &Var, storage: StorageType) -> Result<Vec<u8>> {
-    let host = variable.as_detached_tensor().to_device(&candle_core::Device::Cpu)?;
-    let values: Vec<f32> = transfer::to_host(&host)?;
+    let values: Vec<f32> = transfer::to_host(&variable.as_detached_tensor().to_dtype(DType::F32)?)?;
     if storage == StorageType::F16
         && let Some(value) = values.iter().find(|value| !f16::from_f32(**value).is_finite())
     {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
+use super::optimizer::Kept;
 use super::{AdamW, Trainer, TrainingConfig};
 use crate::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, write_safetensors};
 use crate::weights::widen;
@@ -62,11 +63,16 @@ impl Trainer<'_> {
             sources.push(values);
         };
         for (name, variable) in &variables {
-            let host = variable.as_detached_tensor().to_device(&candle_core::Device::Cpu)?;
-            plan(format!("weight.{name}"), variable.dims(), transfer::to_host(&host)?);
-            if let Some([first, second]) = self.optimizer().moments(name) {
-                plan(format!("first.{name}"), variable.dims(), first.to_vec());
-                plan(format!("second.{name}"), variable.dims(), second.to_vec());
+            let Kept { moments, master } = self.optimizer().kept(name)?.unwrap_or_default();
+            let weight = match master {
+                Some(master) => master,
+                None => transfer::to_host(&variable.as_detached_tensor().to_dtype(DType::F32)?)?,
+            };
+            plan(format!("weight.{name}"), variable.dims(), weight);
+            for (kind, values) in ["first", "second"].into_iter().zip(moments) {
+                if !values.is_empty() {
+                    plan(format!("{kind}.{name}"), variable.dims(), values);
+                }
             }
         }
         let mut values = sources.iter();
@@ -110,23 +116,26 @@ impl Trainer<'_> {
         }
         let file = folder.join(TENSORS);
         let tensors = Checkpoint::open(&file)?;
-        let mut moments = BTreeMap::new();
-        for (name, variable) in self.learner().variables().all() {
+        let variables = self.learner().variables().all();
+        let mut kept = BTreeMap::new();
+        for (name, variable) in &variables {
             let shape = variable.dims();
             let read = |kind: &str| -> Result<Option<Vec<f32>>> {
                 let Some(stored) = tensors.get(&format!("{kind}.{name}")) else { return Ok(None) };
-                checked(stored, shape).map(Some).map_err(|error| error.context(&name).at(&file))
+                checked(stored, shape).map(Some).map_err(|error| error.context(name).at(&file))
             };
             let missing = || Error::new(ErrorKind::Mismatch, format!("weight.{name} is missing")).at(&file);
             let values = read("weight")?.ok_or_else(missing)?;
-            variable.set(&Tensor::from_vec(values, shape, variable.device())?)?;
             if let (Some(first), Some(second)) = (read("first")?, read("second")?) {
-                moments.insert(name, [first, second]);
+                let master = (variable.dtype() != DType::F32).then(|| values.clone());
+                kept.insert(name.clone(), Kept { moments: [first, second], master });
             }
+            let value = transfer::to_device(values, shape, variable.device())?;
+            variable.set(&value.to_dtype(variable.dtype())?)?;
         }
         let config = self.config();
         let optimizer = AdamW::new(config.betas, config.eps, config.weight_decay);
-        self.set_optimizer(optimizer.resumed(state.step, moments));
+        self.set_optimizer(optimizer.resumed(state.step, &variables, kept)?);
         Ok(state.best)
     }
 }

@@ -285,6 +285,131 @@ fn several_steps_of_adamw_are_those_of_torch() {
     assert_eq!(optimizer.steps(), 4);
 }
 
+/// Steps of AdamW with weight decay on `variables`, whose gradients are those of a loss, in all of them scaled down to
+/// the norm 0.5, with `gradients` that are cleared between the steps.
+fn steps_of(
+    variables: &BTreeMap<String, Var>,
+    mut gradients: Gradients,
+    steps: std::ops::Range<u64>,
+    mut optimizer: AdamW,
+) -> AdamW {
+    for step in steps {
+        gradients.clear();
+        let losses = variables.values().map(|x| {
+            let target = Tensor::new(&[0.3f32, -2.0, 5.0, 1e-3 * step as f32], &Device::Cpu).unwrap();
+            let distance = (x.to_dtype(DType::F32).unwrap() - target).unwrap();
+            (distance.sqr().unwrap() * (1.0 + step as f64)).unwrap().sum_all().unwrap()
+        });
+        losses.for_each(|loss| gradients.backward(&loss).unwrap());
+        let norm = gradients.norm().unwrap();
+        assert!(norm > 0.5, "{norm}");
+        optimizer.step(variables, &gradients, 0.03, 0.5 / norm).unwrap();
+    }
+    optimizer
+}
+
+/// Two variables, of the same values every time.
+fn two(dtype: DType) -> BTreeMap<String, Var> {
+    let variable = |values: [f32; 4]| {
+        let values = Tensor::new(&values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        Var::from_tensor(&values).unwrap()
+    };
+    let made = [("a", [0.5, -1.0, 2.0, 0.0]), ("b", [1.0, 3.0, -0.25, 0.125])];
+    made.into_iter().map(|(name, values)| (name.to_string(), variable(values))).collect()
+}
+
+fn numbers(variable: &Var) -> Vec<f32> {
+    variable.to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+}
+
+fn adamw() -> AdamW {
+    AdamW::new([0.9, 0.95], 1e-6, 0.1)
+}
+
+#[test]
+fn steps_in_operations_of_a_device_are_those_of_the_kernel() {
+    let (host, device) = (two(DType::F32), two(DType::F32));
+    steps_of(&host, Gradients::of(host.values()), 0..7, adamw());
+    let made = steps_of(&device, Gradients::as_on_device(device.values()), 0..7, adamw());
+    for (name, variable) in &device {
+        close(&numbers(variable), &numbers(&host[name]), 1e-6);
+    }
+    // A state of the kernel goes on on the device, and the other way.
+    let (mixed, steps) = (two(DType::F32), [0..3, 3..5, 5..7]);
+    let [first, second, third] = steps;
+    let optimizer = steps_of(&mixed, Gradients::of(mixed.values()), first, adamw());
+    let optimizer = steps_of(&mixed, Gradients::as_on_device(mixed.values()), second, optimizer);
+    let mixed_made = steps_of(&mixed, Gradients::of(mixed.values()), third, optimizer);
+    for (name, variable) in &mixed {
+        close(&numbers(variable), &numbers(&host[name]), 1e-6);
+        let [a, b] = [&made, &mixed_made].map(|made| made.kept(name).unwrap().unwrap().moments);
+        close(&a.concat(), &b.concat(), 1e-6);
+    }
+}
+
+#[test]
+fn a_bfloat16_variable_is_its_float32_master_rounded() {
+    let (narrow, wide) = (two(DType::BF16), two(DType::F32));
+    let steps = |variables: &BTreeMap<String, Var>, rate: f64, optimizer: AdamW| {
+        let mut optimizer = optimizer;
+        for _ in 0..40 {
+            let mut gradients = Gradients::of(variables.values());
+            for x in variables.values() {
+                gradients.backward(&x.to_dtype(DType::F32).unwrap().sum_all().unwrap()).unwrap();
+            }
+            optimizer.step(variables, &gradients, rate, 1.0).unwrap();
+        }
+        optimizer
+    };
+    // A step is a tenth of the distance of bfloat16 numbers near 1.
+    let made = steps(&narrow, 4e-4, adamw());
+    steps(&wide, 4e-4, adamw());
+    for (name, variable) in &narrow {
+        assert_eq!(variable.dtype(), DType::BF16);
+        let master = made.kept(name).unwrap().unwrap().master.unwrap();
+        close(&master, &numbers(&wide[name]), 1e-6);
+        let rounded: Vec<f32> = master.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+        assert_eq!(numbers(variable), rounded);
+    }
+    // As after a saved state.
+    let resumed = adamw().resumed(made.steps(), &narrow, kept_of(&narrow, &made)).unwrap();
+    let resumed = steps(&narrow, 4e-4, resumed);
+    steps(&wide, 4e-4, adamw().resumed(40, &wide, kept_of(&wide, &made)).unwrap());
+    for (name, variable) in &wide {
+        close(&resumed.kept(name).unwrap().unwrap().master.unwrap(), &numbers(variable), 1e-6);
+    }
+}
+
+fn kept_of(variables: &BTreeMap<String, Var>, made: &AdamW) -> BTreeMap<String, super::optimizer::Kept> {
+    variables.keys().map(|name| (name.clone(), made.kept(name).unwrap().unwrap())).collect()
+}
+
+#[test]
+fn a_run_on_a_device_takes_the_steps_of_one_on_the_cpu_and_goes_on_from_its_state() {
+    let data = ["1 2 3 0.5 2", "-1 0.5 2 1 2", "0.3 0.1 -2 -1 0.5"];
+    let model = model();
+    let (rows, run) = (texts(&data), RunDescription::new("lines", "all", "rows"));
+    let trainer = || {
+        let config = TrainingConfig { batch: 2, accumulate: 2, ..TrainingConfig::default() };
+        let config = TrainingConfig { learning_rate: 0.01, weight_decay: 0.1, clip: Some(0.5), ..config };
+        let learner = learner(model.path(), Select::All).unwrap();
+        Trainer::new(learner, &rows, config, Collation::default()).unwrap()
+    };
+    let (mut host, mut device) = (trainer(), trainer().as_on_device());
+    let folder = tempfile::tempdir().unwrap();
+    for step in 0..6 {
+        let (expected, report) = (host.step().unwrap(), device.step().unwrap());
+        assert!((report.loss - expected.loss).abs() < 1e-5, "{step}: {report:?} {expected:?}");
+        assert!((report.grad_norm - expected.grad_norm).abs() < 1e-4, "{step}: {report:?} {expected:?}");
+        if step == 2 {
+            device.save_state(folder.path(), &run, None).unwrap();
+            device = trainer().as_on_device();
+            device.resume(folder.path(), &run).unwrap();
+        }
+    }
+    close(&values(&device), &values(&host), 2e-6);
+}
+
 #[test]
 fn a_cosine_schedule_with_warmup_is_that_of_transformers() {
     let mut config = TrainingConfig { steps: 11, warmup: 3, learning_rate: 1.0, ..TrainingConfig::default() };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
 use super::{AdamW, Examples, Learner, Order, TrainingConfig};
 use crate::grad::{Gradients, Recording};
@@ -96,6 +96,13 @@ impl<'a> Trainer<'a> {
         self.optimizer = optimizer;
     }
 
+    /// The same with gradients and optimizer as on another device than the CPU.
+    #[cfg(test)]
+    pub(super) fn as_on_device(mut self) -> Self {
+        self.gradients = Gradients::as_on_device(self.learner.variables().all().values());
+        self
+    }
+
     /// Number of steps taken.
     pub fn steps(&self) -> u64 {
         self.optimizer.steps()
@@ -123,14 +130,14 @@ impl<'a> Trainer<'a> {
             if loss.terms == 0.0 {
                 continue;
             }
-            let value = scalar(&loss.value)?;
+            let (value, named) = values_of(&loss)?;
             if !value.is_finite() {
                 return Err(not_finite("loss", value, step + 1));
             }
             self.gradients.backward(&(&loss.value * loss.terms)?)?;
             (sum, terms) = (sum + value * loss.terms, terms + loss.terms);
-            for (name, part) in &loss.parts {
-                *parts.entry(name.clone()).or_insert(0.0) += scalar(part)? * loss.terms;
+            for (name, part) in named {
+                *parts.entry(name).or_insert(0.0) += part * loss.terms;
             }
         }
         if terms == 0.0 {
@@ -178,7 +185,7 @@ impl<'a> Trainer<'a> {
             if loss.terms == 0.0 {
                 continue;
             }
-            sum += scalar(&loss.value)? * loss.terms;
+            sum += values_of(&loss)?.0 * loss.terms;
             terms += loss.terms;
         }
         match terms > 0.0 {
@@ -188,8 +195,13 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn scalar(x: &candle_core::Tensor) -> Result<f64> {
-    Ok(f64::from(transfer::scalar::<f32>(&x.detach().to_dtype(DType::F32)?)?))
+/// The value of `loss` and its named parts, by one copy to the host.
+fn values_of(loss: &Loss) -> Result<(f64, Vec<(String, f64)>)> {
+    let scalar = |x: &Tensor| Ok(x.detach().to_dtype(DType::F32)?.reshape(())?);
+    let all = [&loss.value].into_iter().chain(loss.parts.values()).map(scalar);
+    let all: Vec<f32> = transfer::to_host(&Tensor::stack(&all.collect::<Result<Vec<_>>>()?, 0)?)?;
+    let parts = loss.parts.keys().cloned().zip(all[1..].iter().map(|part| f64::from(*part)));
+    Ok((f64::from(all[0]), parts.collect()))
 }
 
 fn nothing_to_learn(what: &str) -> Error {

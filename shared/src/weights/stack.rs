@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::adapters::Layer;
 use super::{MatrixUse, Weights, floats, quantized, widen};
@@ -130,7 +130,7 @@ impl Weights {
         let rows = |(variable, piece): (Option<Tensor>, &Piece)| -> Result<Tensor> {
             let whole = match variable {
                 Some(variable) => variable,
-                None => self.whole(&piece.name, matrix, piece.of, inputs)?,
+                None => self.whole(&piece.name, matrix, piece.of, inputs)?.to_dtype(DType::F32)?,
             };
             Ok(whole.narrow(0, piece.rows.start, piece.rows.len())?)
         };

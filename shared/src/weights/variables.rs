@@ -389,7 +389,7 @@ impl Weights {
         };
         let outputs = b.dim(0)?;
         let bias = lora.config.lora_bias.then(|| factor("lora_B.bias", &[outputs], &|_| zeros(&[outputs])));
-        let norms = |_: &str| Ok(weight()?.detach().sqr()?.sum(D::Minus1)?.sqrt()?);
+        let norms = |_: &str| Ok(weight()?.detach().to_dtype(DType::F32)?.sqr()?.sum(D::Minus1)?.sqrt()?);
         let magnitude = lora.config.use_dora.then(|| factor("lora_magnitude_vector", &[outputs], &norms));
         let scale = lora.selection.scaling(&module)?;
         Ok(Some(Factors { a, b, bias: bias.transpose()?, magnitude: magnitude.transpose()?, scale }))
