@@ -1,9 +1,11 @@
 //! A whole training run: steps, validations, and what is kept on disk.
 
+use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::{Examples, RunDescription, StepReport, Trainer};
+use crate::folder::sync_folder;
 use crate::{Error, ErrorKind, Result};
 
 /// The folder below the output folder with the last weights and the state of the run.
@@ -19,6 +21,14 @@ const OLD: &str = ".old";
 pub enum Event<'a> {
     /// A step was taken.
     Step(&'a StepReport),
+    /// The loss of one more batch of the validation data was computed. Where this breaks, the validation ends without a
+    /// loss, and is the first thing that a resumed run does.
+    Validating {
+        /// Number of batches so far.
+        batch: usize,
+        /// Number of all batches.
+        batches: usize,
+    },
     /// The loss on the validation data after `step` steps.
     Validated {
         /// Number of steps taken.
@@ -43,7 +53,7 @@ pub struct Outcome {
     pub steps: u64,
     /// The lowest validation loss.
     pub best: Option<f64>,
-    /// Whether the run was stopped before its last step.
+    /// Whether the run was stopped before its last step, or before the validation after it.
     pub stopped: bool,
 }
 
@@ -58,13 +68,14 @@ pub struct Run<'a> {
     folder: PathBuf,
     description: RunDescription,
     best: Option<f64>,
+    _lock: Lock,
 }
 
 impl<'a> Run<'a> {
     /// A new run that writes to `folder`.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if the folder holds another run; as [`Learner::check_savable`](super::Learner::check_savable).
+    /// [`Input`](ErrorKind::Input) if the folder holds another run, or one is writing to it; as [`Learner::check_savable`](super::Learner::check_savable).
     pub fn new(
         trainer: Trainer<'a>,
         validation: Option<&'a dyn Examples>,
@@ -72,6 +83,9 @@ impl<'a> Run<'a> {
         description: RunDescription,
     ) -> Result<Self> {
         let folder = folder.into();
+        trainer.learner().check_savable()?;
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
+        let lock = Lock::of(&folder)?;
         let is_there = |name: &&str| match *name {
             LAST | BEST => folder.join(name).exists(),
             _ => super::state::is_complete(&folder.join(name)),
@@ -83,16 +97,15 @@ impl<'a> Run<'a> {
                 "true",
             ));
         }
-        trainer.learner().check_savable()?;
-        remove_partial(&folder);
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
-        Ok(Self { trainer, validation, folder, description, best: None })
+        tidy(&folder);
+        Ok(Self { trainer, validation, folder, description, best: None, _lock: lock })
     }
 
     /// The run in `folder`, after its last saved step.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) if there is none; as [`Trainer::resume`].
+    /// [`NotFound`](ErrorKind::NotFound) if there is none; [`Input`](ErrorKind::Input) if another run is writing to the
+    /// folder; as [`Trainer::resume`].
     pub fn resume(
         mut trainer: Trainer<'a>,
         validation: Option<&'a dyn Examples>,
@@ -100,14 +113,17 @@ impl<'a> Run<'a> {
         description: RunDescription,
     ) -> Result<Self> {
         let folder = folder.into();
+        let none = || Error::new(ErrorKind::NotFound, "there is no run to go on with").at(&folder);
+        if !folder.is_dir() {
+            return Err(none());
+        }
+        let lock = Lock::of(&folder)?;
         // A run that ended while it replaced its last folder left it under another name.
         let kept = [LAST, NEXT, OLD].map(|name| folder.join(name));
-        let Some(last) = kept.iter().find(|path| super::state::is_complete(path)) else {
-            return Err(Error::new(ErrorKind::NotFound, "there is no run to go on with").at(&folder));
-        };
+        let last = kept.iter().find(|path| super::state::is_complete(path)).ok_or_else(none)?;
         let best = trainer.resume(last, &description)?;
-        remove_partial(&folder);
-        Ok(Self { trainer, validation, folder, description, best })
+        tidy(&folder);
+        Ok(Self { trainer, validation, folder, description, best, _lock: lock })
     }
 
     /// The trainer.
@@ -126,19 +142,23 @@ impl<'a> Run<'a> {
     /// As [`Trainer::step`] and [`Trainer::validate`]; [`Compute`](ErrorKind::Compute) if the validation loss is not
     /// finite; [`Io`](ErrorKind::Io) if writing fails. The weights that were saved before stay on disk.
     pub fn run(&mut self, each: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<Outcome> {
-        let config = self.trainer.config().clone();
-        if self.trainer.steps() == 0 && self.validation.is_some() {
-            // A start that is not told to go on takes one step.
-            let _ = self.validate(each)?;
-        }
+        let (steps, valid_every) = (self.trainer.config().steps, self.trainer.config().valid_every);
         let mut saved = self.trainer.steps();
         let mut stopped = false;
-        while self.trainer.steps() < config.steps && !stopped {
-            let report = self.trainer.step()?;
+        // The validation of the initial weights, or one that was stopped.
+        if self.has_validation_to_do() {
+            stopped = self.validate(each).map_err(|error| self.with_saved(error, saved))?.is_break();
+            if stopped || saved > 0 {
+                self.save()?;
+                stopped |= each(&Event::Saved { step: saved }).is_break();
+            }
+        }
+        while self.trainer.steps() < steps && !stopped {
+            let report = self.trainer.step().map_err(|error| self.with_saved(error, saved))?;
             stopped = each(&Event::Step(&report)).is_break();
-            let is_due = report.step.is_multiple_of(config.valid_every) || report.step == config.steps;
+            let is_due = report.step.is_multiple_of(valid_every) || report.step == steps;
             if is_due && !stopped {
-                stopped = self.validate(each)?.is_break();
+                stopped = self.validate(each).map_err(|error| self.with_saved(error, saved))?.is_break();
             }
             if is_due || stopped {
                 self.save()?;
@@ -146,16 +166,33 @@ impl<'a> Run<'a> {
                 stopped |= each(&Event::Saved { step: saved }).is_break();
             }
         }
-        if saved < self.trainer.steps() {
-            self.save()?;
+        let stopped = self.trainer.steps() < steps || self.has_validation_to_do();
+        Ok(Outcome { steps: self.trainer.steps(), best: self.best, stopped })
+    }
+
+    /// Whether the validation loss of the current weights is due and not known.
+    fn has_validation_to_do(&self) -> bool {
+        let (step, config) = (self.trainer.steps(), self.trainer.config());
+        let is_due = step.is_multiple_of(config.valid_every) || step == config.steps;
+        is_due && self.validation.is_some() && self.trainer.validated() != Some(step)
+    }
+
+    /// `error` with what is on disk after `saved` steps.
+    fn with_saved(&self, error: Error, saved: u64) -> Error {
+        match self.folder.join(LAST).is_dir() {
+            true => {
+                error.hint(format!("the weights of step {saved} are in {}", self.folder.join(LAST).display()))
+            }
+            false => error.hint("no weights have been saved yet"),
         }
-        let steps = self.trainer.steps();
-        Ok(Outcome { steps, best: self.best, stopped: steps < config.steps })
     }
 
     fn validate(&mut self, each: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<ControlFlow<()>> {
         let Some(examples) = self.validation else { return Ok(ControlFlow::Continue(())) };
-        let loss = self.trainer.validate(examples)?;
+        let mut told = |batch, batches| each(&Event::Validating { batch, batches });
+        let Some(loss) = self.trainer.validate_each(examples, &mut told)? else {
+            return Ok(ControlFlow::Break(()));
+        };
         let step = self.trainer.steps();
         if !loss.is_finite() {
             return Err(Error::new(
@@ -201,17 +238,47 @@ impl<'a> Run<'a> {
             rename(&last, &old)?;
         }
         rename(&next, &last)?;
+        sync_folder(&self.folder);
         remove(&old)
     }
 }
 
-/// Removes what runs that were killed while they wrote have left in `folder`; what cannot be removed is harmless.
-fn remove_partial(folder: &Path) {
+/// Keeps other runs out of a folder while it lives. The operating system ends it with the process.
+struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if another run holds it.
+    fn of(folder: &Path) -> Result<Self> {
+        // Where folders cannot be opened, a file in it.
+        let (path, file) = match cfg!(unix) {
+            true => (folder.to_path_buf(), File::open(folder)),
+            false => (folder.join(".lock"), File::create(folder.join(".lock"))),
+        };
+        let file = file.map_err(|e| Error::io(&path, "open", e))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::input("another run is writing to the folder")
+                .at(folder)
+                .hint("wait until it ends, or choose another folder")),
+            // Some file systems have no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self { _file: file }),
+        }
+    }
+}
+
+/// Removes what runs that were killed while they wrote have left in `folder`, and puts best weights back that were moved
+/// away for their successors; what cannot be removed is harmless.
+fn tidy(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_ours = [NEXT, BEST].iter().any(|ours| name.starts_with(&format!(".{ours}.")));
-        if is_ours && (name.ends_with(".partial") || name.ends_with(".old")) {
+        let of = |ours: &str| name.starts_with(&format!(".{ours}."));
+        let is_old = name.ends_with(".old");
+        if of(BEST) && is_old && !folder.join(BEST).exists() {
+            let _ = std::fs::rename(entry.path(), folder.join(BEST));
+        } else if (of(NEXT) || of(BEST)) && (is_old || name.ends_with(".partial")) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::optimizer::Kept;
 use super::{AdamW, Trainer, TrainingConfig};
 use crate::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, write_safetensors};
+use crate::folder::{sync_folder, write_synced};
 use crate::weights::widen;
 use crate::{Error, ErrorKind, Result, transfer};
 
@@ -34,13 +36,44 @@ impl RunDescription {
     }
 }
 
+/// The format of states that is written, and the latest that is read.
+const FORMAT: u64 = 1;
+
 #[derive(Serialize, Deserialize)]
 struct State {
+    format: u64,
     run: RunDescription,
     config: TrainingConfig,
     step: u64,
     /// The lowest validation loss so far.
     best: Option<f64>,
+    /// The number of steps after which the validation loss was computed last.
+    #[serde(default)]
+    validated: Option<u64>,
+}
+
+impl State {
+    /// Reads the description in `folder`.
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        let damaged = |e: serde_json::Error| {
+            Error::format(path, format!("the state of the run is damaged: {e}"))
+                .hint("start a new run in another folder; the weights beside it can be used")
+        };
+        let mut state: Value = serde_json::from_str(&text).map_err(damaged)?;
+        // The first states have no number.
+        let format = state.get("format").map_or(Some(FORMAT), Value::as_u64);
+        if let Some(found) = format.filter(|found| *found > FORMAT) {
+            let message = format!("the state of the run has format {found}, the latest known is {FORMAT}");
+            return Err(Error::unsupported(message)
+                .at(path)
+                .hint("go on with the newer version that wrote it"));
+        }
+        if let Value::Object(fields) = &mut state {
+            fields.entry("format").or_insert(FORMAT.into());
+        }
+        serde_json::from_value(state).map_err(damaged)
+    }
 }
 
 /// Whether `folder` has a state; its description is written last.
@@ -81,24 +114,27 @@ impl Trainer<'_> {
             Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
         })?;
         let (config, step) = (self.config().clone(), self.steps());
-        let state = State { run: run.clone(), config, step, best };
+        let validated = self.validated();
+        let state = State { format: FORMAT, run: run.clone(), config, step, best, validated };
         let path = folder.join(DESCRIPTION);
         let text = serde_json::to_string_pretty(&state).map_err(|e| Error::format(&path, e.to_string()))?;
         // The name appears when the file is whole.
         let partial = path.with_extension("partial");
-        std::fs::write(&partial, text + "\n").map_err(|e| Error::io(&partial, "write", e))?;
-        std::fs::rename(&partial, &path).map_err(|e| Error::io(&path, "write", e))
+        write_synced(&partial, &(text + "\n"))?;
+        std::fs::rename(&partial, &path).map_err(|e| Error::io(&path, "write", e))?;
+        sync_folder(folder);
+        Ok(())
     }
 
     /// Goes on from the state in `folder`. Returns the lowest validation loss so far.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is none; [`Mismatch`](ErrorKind::Mismatch) with what differs if it is
-    /// of another model, other data or other options; [`Format`](ErrorKind::Format) if it is damaged.
+    /// of another model, other data or other options; [`Format`](ErrorKind::Format) if it is damaged;
+    /// [`Unsupported`](ErrorKind::Unsupported) if a newer version wrote it in a format of its own.
     pub fn resume(&mut self, folder: &Path, run: &RunDescription) -> Result<Option<f64>> {
         let path = folder.join(DESCRIPTION);
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
-        let state: State = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
+        let state = State::read(&path)?;
         let mut differences = self.config().differences(&state.config);
         let described = [
             ("model", &state.run.model, &run.model),
@@ -135,7 +171,7 @@ impl Trainer<'_> {
         }
         let config = self.config();
         let optimizer = AdamW::new(config.betas, config.eps, config.weight_decay);
-        self.set_optimizer(optimizer.resumed(state.step, &variables, kept)?);
+        self.set_state(optimizer.resumed(state.step, &variables, kept)?, state.validated);
         Ok(state.best)
     }
 }

@@ -1,6 +1,7 @@
 #![allow(clippy::excessive_precision, reason = "numbers as torch prints them")]
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -14,6 +15,7 @@ use crate::grad::Gradients;
 use crate::item::Tensors;
 use crate::model::{Card, Collation, Family, Keys, Loss, Pipeline, Pretrained, Trainable, TrainingBatch};
 use crate::nn::Linear;
+use crate::runtime::{Precision, Runtime};
 use crate::weights::{Inventory, Name, Select, Weights};
 use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, ErrorKind, Result};
@@ -367,7 +369,8 @@ fn a_bfloat16_variable_is_its_float32_master_rounded() {
     for (name, variable) in &narrow {
         assert_eq!(variable.dtype(), DType::BF16);
         let master = made.kept(name).unwrap().unwrap().master.unwrap();
-        close(&master, &numbers(&wide[name]), 1e-6);
+        // Each of 40 steps rounds a number of up to 4 twice in the operations, and once in the kernel.
+        close(&master, &numbers(&wide[name]), 40.0 * 4.0 * f32::EPSILON);
         let rounded: Vec<f32> = master.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
         assert_eq!(numbers(variable), rounded);
     }
@@ -376,7 +379,8 @@ fn a_bfloat16_variable_is_its_float32_master_rounded() {
     let resumed = steps(&narrow, 4e-4, resumed);
     steps(&wide, 4e-4, adamw().resumed(40, &wide, kept_of(&wide, &made)).unwrap());
     for (name, variable) in &wide {
-        close(&resumed.kept(name).unwrap().unwrap().master.unwrap(), &numbers(variable), 1e-6);
+        let master = resumed.kept(name).unwrap().unwrap().master.unwrap();
+        close(&master, &numbers(variable), 80.0 * 4.0 * f32::EPSILON);
     }
 }
 
@@ -592,11 +596,152 @@ fn a_new_run_does_not_replace_one_that_ended_between_two_folders() {
         std::fs::rename(&other, &last).unwrap();
     }
     // What a killed process left half-written is removed.
-    for name in ["..next.7.partial", ".best.7.partial", ".best.7.old"] {
+    for name in ["..next.7.partial", ".best.7.partial", "..next.7.old"] {
         std::fs::create_dir(out.path().join(name)).unwrap();
     }
     run(true).unwrap();
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 1);
+}
+
+/// A run of two rows in `out`, with validation in two batches after every second step of four.
+fn run_in<R>(out: &Path, model: &Path, resume: bool, each: impl FnOnce(Result<Run>) -> R) -> R {
+    let data = ["1 2 3 0.5 4", "-1 0.5 2 1 2"];
+    let (rows, held) = (texts(&data), texts(&[&data[..], &data[..1]].concat()));
+    let config = TrainingConfig { steps: 4, batch: 2, learning_rate: 1e-3, ..TrainingConfig::default() };
+    let config = TrainingConfig { valid_every: 2, ..config };
+    let learner = learner(model, Select::All).unwrap();
+    let trainer = Trainer::new(learner, &rows, config, Collation::default()).unwrap();
+    let description = RunDescription::new("lines", "all", "rows");
+    each(match resume {
+        true => Run::resume(trainer, Some(&held), out, description),
+        false => Run::new(trainer, Some(&held), out, description),
+    })
+}
+
+#[test]
+fn a_folder_takes_one_run_at_a_time() {
+    let (model, out) = (model(), tempfile::tempdir().unwrap());
+    run_in(out.path(), model.path(), false, |first| {
+        let mut first = first.unwrap();
+        for resume in [false, true] {
+            let error = run_in(out.path(), model.path(), resume, |second| second.err().unwrap());
+            assert!(error.to_string().contains("another run is writing to the folder"), "{error}");
+        }
+        assert_eq!(first.run(&mut |_| ControlFlow::Continue(())).unwrap().steps, 4);
+    });
+    run_in(out.path(), model.path(), true, |again| assert!(again.is_ok()));
+}
+
+/// The validations that `run` tells, and its outcome; it breaks at the event `stop`, counted from 0.
+fn validations(run: &mut Run, stop: Option<usize>) -> (Vec<(u64, f64)>, Outcome) {
+    let (mut seen, mut number) = (Vec::new(), 0);
+    let outcome = run.run(&mut |event| {
+        if let Event::Validated { step, loss, .. } = event {
+            seen.push((*step, *loss));
+        }
+        number += 1;
+        match stop == Some(number - 1) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    (seen, outcome.unwrap())
+}
+
+#[test]
+fn a_run_that_is_stopped_at_any_event_goes_on_to_the_same_validations() {
+    let model = model();
+    let whole = tempfile::tempdir().unwrap();
+    let (all, best) = run_in(whole.path(), model.path(), false, |run| {
+        let (all, outcome) = validations(&mut run.unwrap(), None);
+        assert!(!outcome.stopped);
+        (all, outcome.best)
+    });
+    assert_eq!(all.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 2, 4]);
+    let weights = |out: &Path| std::fs::read(out.join(LAST).join("training_state.safetensors")).unwrap();
+    // Three validations of three events each, four steps, two saved states.
+    for stop in 0..15 {
+        let out = tempfile::tempdir().unwrap();
+        let mut seen =
+            run_in(out.path(), model.path(), false, |run| validations(&mut run.unwrap(), Some(stop)).0);
+        run_in(out.path(), model.path(), true, |run| {
+            let (more, outcome) = validations(&mut run.unwrap(), None);
+            seen.extend(more);
+            assert_eq!((outcome.steps, outcome.best, outcome.stopped), (4, best, false), "{stop}");
+        });
+        assert_eq!(seen, all, "{stop}");
+        assert!(weights(out.path()) == weights(whole.path()), "{stop}");
+    }
+}
+
+#[test]
+fn a_state_that_is_damaged_or_newer_is_refused_and_stays() {
+    let (model, out) = (model(), tempfile::tempdir().unwrap());
+    run_in(out.path(), model.path(), false, |run| validations(&mut run.unwrap(), None));
+    let last = out.path().join(LAST);
+    let refused = |file: &str, change: &dyn Fn(&[u8]) -> Vec<u8>, kind: ErrorKind, words: &[&str]| {
+        let path = last.join(file);
+        let before = std::fs::read(&path).unwrap();
+        std::fs::write(&path, change(&before)).unwrap();
+        let error = run_in(out.path(), model.path(), true, |run| run.err().unwrap());
+        assert_eq!(error.kind(), kind, "{error}");
+        let error = error.to_string();
+        assert!(error.contains(file) && words.iter().all(|word| error.contains(word)), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), change(&before));
+        std::fs::write(&path, before).unwrap();
+    };
+    let description = "training_state.json";
+    let half = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
+    refused(description, &half, ErrorKind::Format, &["damaged", "another folder"]);
+    refused(description, &|_| Vec::new(), ErrorKind::Format, &["damaged"]);
+    refused("training_state.safetensors", &half, ErrorKind::Format, &[]);
+    let newer = |bytes: &[u8]| {
+        let mut state: Value = serde_json::from_slice(bytes).unwrap();
+        state["format"] = json!(2);
+        state["run"] = json!("of another form");
+        state.to_string().into_bytes()
+    };
+    refused(description, &newer, ErrorKind::Unsupported, &["format 2", "latest known is 1", "newer version"]);
+    // The first states have no number of their format.
+    let path = last.join(description);
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for field in ["format", "validated"] {
+        state.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    std::fs::write(&path, state.to_string()).unwrap();
+    run_in(out.path(), model.path(), true, |run| assert!(run.is_ok()));
+}
+
+#[test]
+fn best_weights_that_were_moved_away_come_back() {
+    let (model, out) = (model(), tempfile::tempdir().unwrap());
+    run_in(out.path(), model.path(), false, |run| validations(&mut run.unwrap(), None));
+    let (best, moved) = (out.path().join(BEST), out.path().join(".best.7.old"));
+    std::fs::rename(&best, &moved).unwrap();
+    run_in(out.path(), model.path(), true, |run| assert!(run.is_ok()));
+    assert!(best.join("model.safetensors").is_file() && !moved.exists());
+}
+
+#[test]
+fn products_in_bfloat16_train_float32_masters_of_the_types_of_the_release() {
+    let (model, data) = (model(), texts(&["1 2 3 0.5 4", "-1 0.5 2 1 2"]));
+    let mut options = LoadOptions::default();
+    options.runtime = Runtime::cpu().with_precision(Precision::Bf16);
+    let zoo = Zoo::new([&LINES]);
+    let trained = Trained::weights(Select::All);
+    let learner = Learner::open(&zoo, model.path().to_str().unwrap(), &options, trained).unwrap();
+    let config = TrainingConfig { batch: 2, learning_rate: 0.05, ..TrainingConfig::default() };
+    let mut trainer = Trainer::new(learner, &data, config, Collation::default()).unwrap();
+    let losses: Vec<f64> = (0..60).map(|_| trainer.step().unwrap().loss).collect();
+    assert!(losses[59] < 0.2 * losses[0], "{losses:?}");
+    let variables = trainer.learner().variables().all();
+    assert!(variables.values().all(|variable| variable.dtype() == DType::F32));
+    let is_rounded = |x: &f32| bf16::from_f32(*x).to_f32() == *x;
+    assert!(!values(&trainer).iter().all(is_rounded));
+    let types = saved(trainer.learner()).into_iter().map(|(name, (storage, ..))| (name, storage));
+    let expected =
+        [("line.bias", StorageType::F32), ("line.weight", StorageType::BF16), ("stack", StorageType::BF16)];
+    assert_eq!(types.collect::<Vec<_>>(), expected.map(|(name, storage)| (name.to_string(), storage)));
 }
 
 #[test]

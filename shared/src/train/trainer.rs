@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
 
@@ -36,6 +37,8 @@ pub struct Trainer<'a> {
     order: Order,
     optimizer: AdamW,
     gradients: Gradients,
+    /// The number of steps after which the validation loss was computed last.
+    validated: Option<u64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -68,6 +71,7 @@ impl<'a> Trainer<'a> {
             config,
             collation,
             train,
+            validated: None,
         })
     }
 
@@ -92,8 +96,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// Goes on with the state of `optimizer`, and its number of steps.
-    pub(super) fn set_optimizer(&mut self, optimizer: AdamW) {
-        self.optimizer = optimizer;
+    pub(super) fn set_state(&mut self, optimizer: AdamW, validated: Option<u64>) {
+        (self.optimizer, self.validated) = (optimizer, validated);
+    }
+
+    /// The number of steps after which the validation loss was computed last.
+    pub(super) fn validated(&self) -> Option<u64> {
+        self.validated
     }
 
     /// The same with gradients and optimizer as on another device than the CPU.
@@ -173,25 +182,40 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// Those of the data and of the loss.
     pub fn validate(&mut self, examples: &dyn Examples) -> Result<f64> {
+        let loss = self.validate_each(examples, &mut |_, _| ControlFlow::Continue(()))?;
+        loss.ok_or_else(|| Error::new(ErrorKind::Cancelled, "the validation was stopped"))
+    }
+
+    /// [`validate`](Self::validate), which tells `each` after each batch the number of batches so far and of all. `None`
+    /// where that breaks.
+    pub(super) fn validate_each(
+        &mut self,
+        examples: &dyn Examples,
+        each: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<f64>> {
         let (mut sum, mut terms) = (0.0, 0.0);
         let starts = (0..examples.len()).step_by(self.config.batch);
-        for start in starts.take(self.config.valid_batches.unwrap_or(usize::MAX)) {
+        let batches = starts.len().min(self.config.valid_batches.unwrap_or(usize::MAX));
+        for (number, start) in starts.take(batches).enumerate() {
             let end = (start + self.config.batch).min(examples.len());
             let batch = (start..end).map(|i| examples.get(i)).collect::<Result<Vec<_>>>()?;
             // What is random is the same in every validation.
             let collation = Collation { seed: start as u64, ..self.collation.clone() };
             let batch = self.learner.collate(&batch, &collation)?;
             let loss = self.learner.evaluate(&batch.inputs, &self.config.loss)?;
-            if loss.terms == 0.0 {
-                continue;
+            if loss.terms > 0.0 {
+                sum += values_of(&loss)?.0 * loss.terms;
+                terms += loss.terms;
             }
-            sum += values_of(&loss)?.0 * loss.terms;
-            terms += loss.terms;
+            if each(number + 1, batches).is_break() {
+                return Ok(None);
+            }
         }
-        match terms > 0.0 {
-            true => Ok(sum / terms),
-            false => Err(nothing_to_learn("the validation data")),
+        if terms == 0.0 {
+            return Err(nothing_to_learn("the validation data"));
         }
+        self.validated = Some(self.steps());
+        Ok(Some(sum / terms))
     }
 }
 
