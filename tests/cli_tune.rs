@@ -231,6 +231,58 @@ fn a_seed_determines_the_bytes() {
     assert!(of("c", "4") != first);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_second_run_into_a_folder_is_refused_while_the_first_one_writes() {
+    let bench = Bench::new();
+    let options = ["--lora", "2", "--steps", "100000", "--valid-every", "5"];
+    let out = bench.out("out");
+    let mut child = start(&bench.arguments(&out, &options));
+    assert!(wait_for(&mut child, &out, 8));
+    let resumed = [&options[..], &["--resume"]].concat();
+    for more in [&options[..], &resumed[..]] {
+        refused(&bench.tune("out", more), 2, &["another run is writing", "another folder"]);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The lock ends with its process.
+    let words = ["the run to be resumed was another one", "steps: 100000 before, 3 now"];
+    refused(
+        &bench.tune("out", &["--lora", "2", "--steps", "3", "--valid-every", "5", "--resume"]),
+        2,
+        &words,
+    );
+}
+
+#[test]
+fn a_log_has_whole_lines_after_a_kill() {
+    let bench = Bench::new();
+    let out = bench.out("out");
+    for steps in [3, 7, 12] {
+        let _ = std::fs::remove_dir_all(&out);
+        let mut child = start(&bench.arguments(&out, &["--lora", "2", "--steps", "100000"]));
+        assert!(wait_for(&mut child, &out, steps));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let text = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        assert!(text.ends_with('\n'), "{text}");
+        assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
+    }
+}
+
+#[test]
+fn products_in_bfloat16_train_an_adapter_and_whole_weights() {
+    let bench = Bench::new();
+    for (out, options) in [("lora", &["--lora", "4"][..]), ("full", &["--full"])] {
+        let more = ["--dtype", "bf16", "--lr", "1e-2", "--steps", "30", "--valid-every", "15"];
+        let out = bench.tuned(out, &[options, &more].concat());
+        let losses: Vec<f64> = log(&out).iter().filter_map(|row| row["loss"].as_f64()).collect();
+        assert!(losses[29] < 0.7 * losses[0], "{losses:?}");
+        let state = Checkpoint::open(&out.join("last/training_state.safetensors")).unwrap();
+        assert!(state.iter().all(|(_, tensor)| tensor.storage == StorageType::F32));
+    }
+}
+
 #[test]
 fn a_run_goes_on_only_with_its_own_options_and_folder() {
     let bench = Bench::new();
@@ -444,7 +496,11 @@ fn a_loss_that_is_not_finite_stops_the_run_and_the_last_good_weights_stay() {
     let options = ["--lora", "2", "--lr", "1e30", "--clip", "0", "--steps", "9", "--valid-every", "1"];
     // The rate is 0 in the first step, after which the weights are saved.
     let done = bench.tune("out", &[&options[..], &["--warmup", "1000"]].concat());
-    refused(&done, 2, &["training stopped", "after 2 steps", "learning rate"]);
+    refused(
+        &done,
+        2,
+        &["training stopped", "after 2 steps", "learning rate", "the weights of step 1 are in"],
+    );
     let out = bench.out("out");
     let state = std::fs::read_to_string(out.join("last/training_state.json")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&state).unwrap()["step"], 1);
@@ -459,7 +515,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_the_last_good_weights_stay() {
         &["--valid-every", "5", "--steps", "9"],
     ]
     .concat());
-    refused(&done, 2, &["in step 2", "the weights are those before it", "learning rate"]);
+    refused(&done, 2, &["in step 2", "the weights are those before it", "learning rate", "no weights"]);
     assert_eq!(names(&out), ["curve.png", "log.jsonl"]);
 }
 

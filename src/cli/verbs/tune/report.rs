@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fauna::progress::{Progress, Task, Unit};
 use fauna::train::{Event, TrainingConfig};
@@ -24,9 +24,17 @@ pub struct Log {
     rows: Vec<Value>,
     task: Box<dyn Task>,
     steps: u64,
+    /// Number of examples of a step.
+    batch: u64,
     begun: Instant,
+    /// When the last event was told.
+    told: Instant,
+    /// Number of steps of this process, and the time that they took, without validation and saving.
+    taken: (u64, Duration),
     truncated: usize,
-    /// Why the log or the curve could not be written, said once.
+    /// Whether the last line may have been cut off.
+    cut: bool,
+    /// Whether it was said why the log or the curve could not be written.
     failed: bool,
 }
 
@@ -55,19 +63,26 @@ impl Log {
             rows,
             task,
             steps: config.steps,
+            batch: (config.batch * config.accumulate) as u64,
             begun,
+            told: begun,
+            taken: (0, Duration::ZERO),
             truncated: 0,
+            cut: false,
             failed: false,
         })
     }
 
     /// Shows and writes down an event.
     pub fn tell(&mut self, event: &Event, context: &Context) {
+        let took = std::mem::replace(&mut self.told, Instant::now()).elapsed();
         match event {
             Event::Step(report) => {
+                self.taken = (self.taken.0 + 1, self.taken.1 + took);
+                let speed = (self.taken.0 * self.batch) as f64 / self.taken.1.as_secs_f64().max(1e-9);
                 self.task.advance(1);
                 self.task.describe(&format!(
-                    "training  loss {:.4}, rate {:.2e}",
+                    "training  loss {:.4}, learning rate {:.2e}, {speed:.1} examples/s",
                     report.loss, report.learning_rate
                 ));
                 let mut row = json!({
@@ -89,6 +104,9 @@ impl Log {
                 self.truncated += report.truncated;
                 self.write(row, context);
             }
+            Event::Validating { batch, batches } => {
+                self.task.describe(&format!("validating, batch {batch} of {batches}"));
+            }
             Event::Validated { step, loss, is_best } => {
                 let best = if *is_best && *step > 0 { ", the best so far" } else { "" };
                 context.say(&format!("step {step} of {}: validation loss {loss:.4}{best}", self.steps));
@@ -100,7 +118,10 @@ impl Log {
     }
 
     fn write(&mut self, row: Value, context: &Context) {
-        let written = writeln!(self.file, "{row}");
+        // One write, so that a process that is killed leaves whole lines; after a line that was cut off, a new one.
+        let line = if self.cut { format!("\n{row}\n") } else { format!("{row}\n") };
+        let written = self.file.write_all(line.as_bytes());
+        self.cut = written.is_err();
         self.rows.push(row);
         if let Err(error) = written {
             self.complain(&Error::io(self.folder.join(LOG), "write", error), context);
