@@ -66,14 +66,25 @@ impl Order {
         self.permutation[(place % self.count as u64) as usize]
     }
 
-    /// Draws the permutation of `epoch` (Fisher and Yates).
     fn shuffle(&mut self, epoch: u64) {
-        let mut random = Rng::new(self.seed, epoch);
-        self.epoch = epoch;
-        self.permutation = (0..self.count).collect();
-        for last in (1..self.count).rev() {
-            let other = (random.uniform() * (last + 1) as f64) as usize;
-            self.permutation.swap(last, other.min(last));
-        }
+        (self.epoch, self.permutation) = (epoch, permutation(self.count, self.seed, epoch));
     }
+}
+
+/// The permutation of `0..count` of an epoch of [`Order`], determined by `seed` and `epoch` (Fisher and Yates, as in Knuth,
+/// The Art of Computer Programming, vol. 2, 3.4.2, algorithm P).
+///
+/// ```
+/// use fauna_shared::train::permutation;
+/// assert_eq!(permutation(5, 7, 0), permutation(5, 7, 0));
+/// assert_ne!(permutation(100, 7, 0), permutation(100, 7, 1));
+/// ```
+pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut random = Rng::new(seed, epoch);
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        let other = (random.uniform() * (last + 1) as f64) as usize;
+        order.swap(last, other.min(last));
+    }
+    order
 }

@@ -15,7 +15,7 @@ mod trainer;
 mod tests;
 
 pub use config::{Schedule, TrainingConfig};
-pub use data::{Examples, Order};
+pub use data::{Examples, Order, permutation};
 pub use example::{Example, Step, Target};
 pub use learner::{Learner, Trained};
 pub use merge::merge;

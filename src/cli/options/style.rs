@@ -10,7 +10,6 @@ const OPTIONS: &[(&str, &str)] = &[
     ("Runtime::with_quantize", "--quantize"),
     ("Finder::find", "fauna pull"),
     ("Run::resume", "--resume"),
-    ("BatchOptions::size", "--batch"),
     ("DatasetOptions::columns", "--column"),
     ("DatasetOptions::without", "--without"),
     ("DatasetOptions::targets", "--labels"),

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fauna_shared::train::{Example, Examples};
+use fauna_shared::train::{Example, Examples, permutation};
 use fauna_shared::{Error, Result};
 
-use crate::batches::{BatchOptions, Batches, permutation};
 use crate::find::{self, Part};
 use crate::options::{DatasetKind, DatasetOptions, TargetKind};
 use crate::{lerobot, media, plain, rows};
@@ -287,15 +286,6 @@ impl Split {
     /// All examples in the order of the data.
     pub fn examples(&self) -> impl ExactSizeIterator<Item = Result<Example>> + '_ {
         (0..self.len()).map(|index| self.get(index))
-    }
-
-    /// The examples in batches.
-    ///
-    /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for batches of no examples, and for less than one batch if smaller ones
-    /// are left out.
-    pub fn batches(&self, options: BatchOptions) -> Result<Batches<'_>> {
-        Batches::new(self, options)
     }
 
     fn indices(&self) -> Box<dyn Iterator<Item = usize> + '_> {

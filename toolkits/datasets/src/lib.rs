@@ -18,7 +18,7 @@
 //! - **Episodes of robots** in the layout of LeRobot 2.0, 2.1 and 3.0, with pictures in Parquet.
 //!
 //! ```
-//! use fauna_datasets::{BatchOptions, Dataset, DatasetOptions};
+//! use fauna_datasets::{Dataset, DatasetOptions};
 //! use fauna_shared::train::Example;
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let path = folder.path();
@@ -32,9 +32,8 @@
 //! std::fs::write(path.join("valid.jsonl"), chat("3 + 3?", "6")).unwrap();
 //! let dataset = Dataset::open(path, &DatasetOptions::default())?;
 //! assert!(dataset.description().ends_with("2 chats for training, 1 for validation"));
-//! let mut batches = dataset.train().batches(BatchOptions::new(2).shuffled(0))?;
-//! for example in batches.next().unwrap()? {
-//!     let Example::Chat { turns, .. } = example else { panic!() };
+//! for example in dataset.train().examples() {
+//!     let Example::Chat { turns, .. } = example? else { panic!() };
 //!     assert_eq!(turns.len(), 2);
 //! }
 //! # Ok::<(), fauna_shared::Error>(())
@@ -46,7 +45,6 @@
 //! series; `atoms` for structures; `parquet` for robots, and for series in Parquet; `tabletop` for episodes of the
 //! table-top simulation. A file of a feature that is off is an error that names it.
 
-mod batches;
 mod chat;
 mod dataset;
 mod find;
@@ -77,7 +75,6 @@ mod xyz;
 ))]
 mod tests;
 
-pub use batches::{BatchOptions, Batches, Position, permutation};
 pub use dataset::{Dataset, Split};
 #[cfg(all(feature = "parquet", feature = "image"))]
 pub use lerobot::{EpisodeFrame, RobotEpisode, WriteOptions, write_episodes};

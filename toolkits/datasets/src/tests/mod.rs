@@ -12,7 +12,7 @@ use fauna_shared::train::Example;
 use fauna_shared::{Error, Result};
 use tempfile::TempDir;
 
-use crate::{BatchOptions, Dataset, DatasetOptions, Position, TextUnit};
+use crate::{Dataset, DatasetOptions, TextUnit};
 
 /// A folder with these files.
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -109,40 +109,6 @@ fn a_share_is_held_out_by_seed() {
     assert_ne!(open(2).0, train);
     refused(read("a.txt", "one\n", &default().with_valid_fraction(0.1)), &["nothing can be held out"]);
     refused(read("a.txt", "one\n", &default().with_valid_fraction(1.0)), &["between 0 and 1"]);
-}
-
-#[test]
-fn batches_continue_at_any_position() {
-    let folder = folder(&[("a.txt", "a\nb\nc\nd\ne\n")]);
-    let dataset = Dataset::open(folder.path(), &default()).unwrap();
-    let train = dataset.train();
-    for options in
-        [BatchOptions::new(2), BatchOptions::new(2).shuffled(3), BatchOptions::new(2).dropping_last()]
-    {
-        let mut batches = train.batches(options).unwrap();
-        let mut seen = Vec::new();
-        for _ in 0..3 * batches.per_epoch() {
-            seen.push((batches.position(), batches.next_indices()));
-        }
-        for epoch in seen.chunks(batches.per_epoch()) {
-            let mut indices: Vec<usize> = epoch.iter().flat_map(|(_, indices)| indices.clone()).collect();
-            indices.sort_unstable();
-            indices.dedup();
-            assert_eq!(indices.len(), if options.drop_last { 4 } else { 5 });
-        }
-        for (position, indices) in &seen {
-            let mut again = train.batches(options).unwrap();
-            again.seek(*position).unwrap();
-            assert_eq!(again.next_indices(), *indices);
-        }
-        assert_eq!(options.shuffle.is_some(), seen[0].1 != seen[batches.per_epoch()].1);
-    }
-    let mut batches = train.batches(BatchOptions::new(2)).unwrap();
-    assert_eq!(batches.next().unwrap().unwrap().len(), 2);
-    refused(batches.seek(Position { epoch: 0, batch: 3 }), &["3 batches"]);
-    refused(train.batches(BatchOptions::new(0)), &["at least 1"]);
-    refused(train.batches(BatchOptions::new(6).dropping_last()), &["less than one batch"]);
-    refused(train.get(5), &["no example 5: there are 5"]);
 }
 
 #[test]
