@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fauna_shared::item::Image;
@@ -83,7 +83,7 @@ impl WriteOptions {
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) if there are no steps, or one has values that are not finite or numbers or
 /// pictures of other sizes than the first, with the episode and step; [`Io`](fauna_shared::ErrorKind::Io) if the folder
-/// exists or cannot be written.
+/// exists or cannot be written. After an error there is no folder.
 pub fn write_episodes(
     folder: impl AsRef<Path>,
     episodes: &[RobotEpisode],
@@ -96,10 +96,46 @@ pub fn write_episodes(
             layout.check(frame).map_err(|e| e.context(format!("step {step} of episode {index}")))?;
         }
     }
-    let make = |path: &Path| std::fs::create_dir_all(path).map_err(|e| Error::io(path, "create", e));
     if folder.exists() {
         return Err(Error::new(fauna_shared::ErrorKind::Io, "the folder exists already").at(folder));
     }
+    let partial = Partial::of(folder)?;
+    let count = write_all(&partial.0, episodes, options, &layout)?;
+    std::fs::rename(&partial.0, folder)
+        .map_err(|e| Error::io(folder, "rename the temporary folder to", e))?;
+    Ok(count)
+}
+
+/// A temporary folder beside the one that is written, removed on drop unless it was renamed.
+struct Partial(PathBuf);
+
+impl Partial {
+    fn of(folder: &Path) -> Result<Self> {
+        let name = folder.file_name().ok_or_else(|| Error::input("not the name of a folder").at(folder))?;
+        let name = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
+        let partial = Self(folder.with_file_name(name));
+        make(&partial.0)?;
+        Ok(partial)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn make(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))
+}
+
+/// Writes all files to `folder`, and returns the number of steps.
+fn write_all(
+    folder: &Path,
+    episodes: &[RobotEpisode],
+    options: &WriteOptions,
+    layout: &Layout,
+) -> Result<usize> {
     make(&folder.join("meta"))?;
     let mut tasks: Vec<&str> = Vec::new();
     let (mut about, mut statistics, mut count) = (String::new(), String::new(), 0);
@@ -111,7 +147,7 @@ pub fn write_episodes(
         let chunk = folder.join(format!("data/chunk-{:03}", index / CHUNK_SIZE));
         make(&chunk)?;
         let path = chunk.join(format!("episode_{index:06}.parquet"));
-        write_file(&path, episode, options, &layout, [index, count, task])?;
+        write_file(&path, episode, options, layout, [index, count, task])?;
         let length = episode.frames.len();
         about.push_str(&format!(
             "{}\n",

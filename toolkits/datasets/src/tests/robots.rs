@@ -231,6 +231,13 @@ fn episodes_that_cannot_be_written_are_refused_before_anything_is() {
         &["a camera is called \"a/b\""],
     );
     assert!(!Path::new(&folder).exists());
+    // A file in the way of one that is to be written.
+    let partial = temporary.path().join(format!(".new.{}.partial", std::process::id()));
+    std::fs::create_dir(&partial).unwrap();
+    std::fs::write(partial.join("data"), "").unwrap();
+    let error = write(vec![frame.clone()], &options).unwrap_err();
+    assert_eq!(error.kind(), fauna_shared::ErrorKind::Io, "{error}");
+    assert!(!folder.exists() && !partial.exists());
     assert_eq!(write(vec![frame], &options).unwrap(), 1);
     let dataset = Dataset::open(&folder, &default()).unwrap();
     assert!(steps(&dataset)[0].images.is_empty());
