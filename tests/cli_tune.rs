@@ -167,10 +167,26 @@ fn an_adapter_opens_over_its_base_alone_and_merged_with_the_same_outputs() {
     assert_eq!(bench.answer(&[base, "--adapter", &format!("{last}:0")]), untrained);
     let again = run(&["merge", base, "--adapter", &last, "--out", text(&merged)]);
     refused(&again, 2, &["merged", "exists", "--force"]);
-    // An adapter over an adapter says what it needs.
+}
+
+#[test]
+fn an_adapter_over_an_adapter_names_it_as_its_base_and_is_refused_without_it() {
+    let bench = Bench::new();
+    let last = bench.tuned("out", &LORA).join("last");
+    let (base, last) = (bench.model(), text(&last).to_string());
     let done = bench.tune("over", &[&LORA[..], &["--adapter", &last]].concat());
     assert_eq!(done.status, 0, "{}", done.err);
     assert!(done.err.contains(&format!("--adapter {last}")), "{}", done.err);
+    let over = text(&bench.out("over/last")).to_string();
+    let both = bench.answer(&[base, "--adapter", &last, "--adapter", &over]);
+    assert_eq!(bench.answer(&[&over]), both);
+    assert_ne!(bench.answer(&[base, "--adapter", &last]), both);
+    let alone = run(&["generate", base, "--adapter", &over, "hello"]);
+    refused(&alone, 2, &["trained over the adapter", &last]);
+    for adapters in [&["--adapter", &format!("{last}:0.5")][..], &["--adapter", &last, "--adapter", &over]] {
+        let done = bench.tune("more", &[&LORA[..], adapters].concat());
+        refused(&done, 2, &["cannot name its base model", "fauna merge"]);
+    }
 }
 
 #[test]

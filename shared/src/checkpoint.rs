@@ -36,6 +36,7 @@ mod cursor;
 mod gguf;
 mod metadata;
 mod msgpack;
+mod patch;
 mod pickle;
 mod safetensors;
 mod torch;
@@ -44,6 +45,7 @@ mod zip;
 
 pub use bytes::Bytes;
 pub use metadata::{List, Metadata, Value};
+pub(crate) use patch::write_patched;
 pub use write::{TensorInfo, write_gguf, write_safetensors};
 
 /// The element type of a stored tensor, little-endian.
@@ -333,6 +335,13 @@ impl Checkpoint {
         self.tensors =
             tensors.map(|(name, (stored, file))| (name.clone(), (each(&name, stored), file))).collect();
         self
+    }
+
+    /// The checkpoint of files with a prefix each, which is before the names of their tensors.
+    pub(crate) fn of_parts(parts: &[(String, impl AsRef<Path>)]) -> Result<Self> {
+        let mut parts = parts.iter().map(|(prefix, path)| Ok(Self::open(path.as_ref())?.with_prefix(prefix)));
+        let first = parts.next().ok_or_else(|| Error::input("a checkpoint needs at least one file"))?;
+        parts.try_fold(first?, |whole, part: Result<Self>| whole.joined(part?))
     }
 
     /// The same tensors with `prefix` before their names.

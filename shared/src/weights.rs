@@ -511,9 +511,11 @@ impl Weights {
             let unread: Vec<&Entry> = tensors
                 .iter()
                 .filter(|(name, _)| {
+                    // What an adapter adds is checked with the adapters: another file may have the module.
                     !(ledger.read.contains_key(*name)
                         || ledger.skipped.contains(*name)
-                        || ledger.misshaped.contains_key(*name))
+                        || ledger.misshaped.contains_key(*name)
+                        || self.is_added(name))
                 })
                 .map(|(_, entry)| entry)
                 .collect();

@@ -99,6 +99,7 @@ impl Zoo {
             weights: Weights::meta(),
             options: options.clone(),
             attached: Arc::default(),
+            parts: Default::default(),
         };
         // The tokenizer need not exist before the download; only the tensors are listed.
         let inventory = (family.inventory)(&pretrained)?;
@@ -253,11 +254,10 @@ impl Zoo {
 }
 
 /// The keys of the base model's config that adapters and options replace.
-fn replaced_keys(options: &LoadOptions) -> Result<Map<String, Value>> {
+pub(crate) fn replaced_keys(options: &LoadOptions) -> Result<Map<String, Value>> {
     let mut keys = Map::new();
     for spec in &options.adapters {
-        let path = Path::new(&spec.path).join(adapter::BASE_CONFIG);
-        if path.is_file()
+        if let Some(path) = adapter::base_config(Path::new(&spec.path))
             && let Value::Object(replaced) = crate::json::read(&path)?
         {
             keys.extend(replaced);

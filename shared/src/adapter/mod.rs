@@ -3,8 +3,8 @@
 //! An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors` or `adapter_model.bin`. For each
 //! targeted module it has two factors, whose product is added to the module's weight
 //! ([LoRA, Hu et al. 2021](https://arxiv.org/abs/2106.09685)); [`merge`] does so, also with DoRA. It may also have
-//! tensors that replace those of the base model ([`Adapter::saved`]): trained heads, biases, resized embeddings. They
-//! are replaced first.
+//! tensors that replace those of the base model ([`Adapter::saved`]): trained heads, biases, resized embeddings, and those
+//! of [`NON_LORA`]. They are replaced first.
 //!
 //! [`Adapter::open`] reads what changes the outputs or refuses it by name, and [`Adapter::write`] writes a folder that
 //! `peft` loads.
@@ -34,6 +34,9 @@ pub const CONFIG: &str = "adapter_config.json";
 /// The file name of keys that replace those of the base model's config, such as the `id2label` of a trained head. Not
 /// one of peft's files, which leaves it alone.
 pub const BASE_CONFIG: &str = "base_config.json";
+/// The file name of tensors of the base model that were trained in full beside the adapter, as LLaVA's training writes
+/// them (Liu et al. 2023, `llava/train/train.py`). The `config.json` beside it is that of the model with them.
+pub const NON_LORA: &str = "non_lora_trainables.bin";
 /// The file names of the tensors, in order of preference.
 pub const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
@@ -57,7 +60,16 @@ impl fmt::Display for BaseModel {
 
 /// Whether `folder` has an adapter and no model beside it.
 pub fn is_adapter_only(folder: &Path) -> bool {
-    folder.join(CONFIG).is_file() && !folder.join("config.json").exists()
+    let has_model = folder.join("config.json").exists() && !folder.join(NON_LORA).exists();
+    folder.join(CONFIG).is_file() && !has_model
+}
+
+/// The file beside the adapter in `folder` whose keys replace those of the base model's config, if there is one.
+pub(crate) fn base_config(folder: &Path) -> Option<PathBuf> {
+    let own = folder.join(BASE_CONFIG);
+    let whole = folder.join("config.json");
+    let candidates = [Some(own), Some(whole).filter(|_| folder.join(NON_LORA).exists())];
+    candidates.into_iter().flatten().find(|path| path.is_file())
 }
 
 /// The base model that the adapter in `folder` names; `None` if it names none. The rest of its config is not looked at.
@@ -94,11 +106,16 @@ impl Adapter {
         let weights = WEIGHTS.map(|name| folder.join(name)).into_iter().find(|path| path.exists());
         let weights = weights.ok_or_else(|| {
             let message = format!("no {} or {} beside the config", WEIGHTS[0], WEIGHTS[1]);
-            Error::new(ErrorKind::NotFound, message).at(folder).hint("copy all files of the adapter")
+            Error::new(ErrorKind::NotFound, message).at(&folder).hint("copy all files of the adapter")
         })?;
         let checkpoint = Checkpoint::open(&weights)?;
         let tensors = checkpoint.iter().map(|(name, stored)| (name.to_owned(), stored.clone()));
-        let (parts, saved) = sorted(tensors).map_err(|error| error.at(&weights))?;
+        let (parts, mut saved) = sorted(tensors).map_err(|error| error.at(&weights))?;
+        let beside = folder.join(NON_LORA);
+        if beside.exists() {
+            add_trained_in_full(&mut saved, &Checkpoint::open(&beside)?)
+                .map_err(|error| error.at(&beside))?;
+        }
         Self::new(config, parts, saved).map_err(|error| error.at(&weights))
     }
 
@@ -281,6 +298,30 @@ fn sorted(tensors: impl Iterator<Item = (String, StoredTensor)>) -> Result<Sorte
         Ok((module, parts))
     });
     Ok((modules.collect::<Result<_>>()?, saved))
+}
+
+/// Adds the tensors of a file [`NON_LORA`] to `saved`. Their names are those in the model of peft, or in the base model,
+/// where LLaVA's training may have the wrapper `model.` twice.
+fn add_trained_in_full(saved: &mut BTreeMap<String, StoredTensor>, file: &Checkpoint) -> Result<()> {
+    for (name, tensor) in file.iter() {
+        let plain = ["base_model.model.", "base_model."].iter().find_map(|prefix| name.strip_prefix(prefix));
+        let plain = plain.unwrap_or_else(|| match name.strip_prefix("model.") {
+            Some(inner) if inner.starts_with("model.") => inner,
+            _ => name,
+        });
+        let path = match names::parse(&names::of_saved(plain, |_| false)) {
+            Named::Saved(path) => path,
+            _ => return Err(Error::unsupported(format!("{name} is not a tensor of the base model"))),
+        };
+        match saved.get(&path) {
+            Some(other) if !is_same(other, tensor) => {
+                let message = format!("tensor {path} is in the adapter too, with different values");
+                return Err(Error::new(ErrorKind::Mismatch, message));
+            }
+            _ => _ = saved.insert(path, tensor.clone()),
+        }
+    }
+    Ok(())
 }
 
 fn is_same(one: &StoredTensor, other: &StoredTensor) -> bool {

@@ -107,6 +107,11 @@ impl Bytes {
         matches!(*self.owner, Owner::Map(_))
     }
 
+    /// The place of the bytes in the mapped file; `None` if they are in memory.
+    pub(super) fn place_in_file(&self) -> Option<usize> {
+        self.is_mapped().then_some(self.start)
+    }
+
     /// Advises the system to drop the mapped pages from memory (`MADV_DONTNEED`); later accesses read them from the
     /// file again. No effect for bytes in memory, and outside Unix.
     pub fn release(&self) {

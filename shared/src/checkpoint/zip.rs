@@ -52,6 +52,60 @@ pub(super) fn entries(file: &Bytes, filter: impl Fn(&str) -> bool) -> Result<Has
     Ok(entries)
 }
 
+/// The checksums of the entries of `file`, by their places in it: those of the central directory, and of the headers or
+/// the descriptors after the data that have one.
+pub(super) fn sums(file: &Bytes) -> Result<Vec<(usize, [u8; 4])>> {
+    let damaged = || bad("the zip file is damaged");
+    let (start, count) = directory(file).ok_or_else(damaged)?;
+    let mut cursor = Cursor::new(file.get(start..).ok_or_else(damaged)?);
+    let mut sums = Vec::new();
+    for _ in 0..count {
+        let at = start + cursor.at();
+        let entry = entry(&mut cursor).ok_or_else(damaged)?;
+        if entry.method != 0 {
+            continue;
+        }
+        let (offset, len) = (usize::try_from(entry.offset), usize::try_from(entry.len));
+        let (offset, len) = offset.ok().zip(len.ok()).ok_or_else(damaged)?;
+        let data = data(file, offset, len).ok_or_else(damaged)?;
+        let sum = checksum(&data).to_le_bytes();
+        sums.push((at + 16, sum));
+        let after = data.place_in_file().map(|start| start + len);
+        match after.filter(|_| entry.flags & HAS_DESCRIPTOR != 0) {
+            None => sums.push((offset + 14, sum)),
+            Some(after) if file.get(after..after + 8).is_some_and(|d| d.starts_with(&DESCRIPTOR)) => {
+                sums.push((after + 4, sum));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(sums)
+}
+
+/// The flag of an entry whose checksum is in a descriptor after its data.
+const HAS_DESCRIPTOR: u16 = 1 << 3;
+const DESCRIPTOR: [u8; 4] = 0x0807_4b50u32.to_le_bytes();
+
+/// The checksum of zip files: CRC-32 with the polynomial of ISO 3309, reflected.
+fn checksum(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut i = 0;
+        while i < 256 {
+            let (mut value, mut bit) = (i as u32, 0);
+            while bit < 8 {
+                value = if value & 1 == 1 { 0xedb8_8320 ^ (value >> 1) } else { value >> 1 };
+                bit += 1;
+            }
+            table[i] = value;
+            i += 1;
+        }
+        table
+    };
+    let step = |sum: u32, byte: &u8| TABLE[usize::from(sum as u8 ^ byte)] ^ (sum >> 8);
+    !bytes.iter().fold(!0, step)
+}
+
 /// Offset and number of entries of the central directory.
 fn directory(file: &[u8]) -> Option<(usize, u64)> {
     let from = file.len().saturating_sub(END_LEN + MAX_COMMENT);

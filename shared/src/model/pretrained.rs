@@ -1,12 +1,12 @@
 //! Load options, and the config and weights of a checkpoint from which a family builds its network.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Map, Value};
 
 use super::{Card, Family, Model};
-use crate::adapter::{Adapter, AdapterSpec};
+use crate::adapter::{Adapter, AdapterSpec, is_adapter_only};
 use crate::checkpoint::Checkpoint;
 use crate::progress::Reporter;
 use crate::runtime::Runtime;
@@ -136,6 +136,32 @@ impl LoadOptions {
         self.adapters.iter().map(open).collect()
     }
 
+    /// Checks that an adapter that was trained over another one stands behind it.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) with the adapter that is missing.
+    fn check_bases(&self, adapters: &[(Adapter, f64)]) -> Result<()> {
+        for (at, (spec, (adapter, _))) in self.adapters.iter().zip(adapters).enumerate() {
+            let Some(base) = adapter.base() else { continue };
+            let beside = Path::new(&spec.path).join(&base.name);
+            let over = if beside.is_dir() { beside } else { PathBuf::from(&base.name) };
+            let is_over =
+                |other: &AdapterSpec| match (over.canonicalize(), Path::new(&other.path).canonicalize()) {
+                    (Ok(over), Ok(other)) => over == other,
+                    _ => over == Path::new(&other.path),
+                };
+            if is_adapter_only(&over) && !self.adapters[..at].iter().any(is_over) {
+                let message = format!("{} was trained over the adapter {}", spec.path, over.display());
+                return Err(Error::input(message).set(
+                    "name that one before it",
+                    "LoadOptions::adapters",
+                    &over.display().to_string(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Finds the files of `source`, with or without weights.
     pub(crate) fn find(&self, source: &str, with_weights: bool) -> Result<Files> {
         let wanted = match (&self.file, with_weights) {
@@ -175,6 +201,40 @@ pub struct Pretrained {
     pub options: LoadOptions,
     /// The adapters over all files of the release.
     pub(crate) attached: Arc<Attached>,
+    /// The weight files beside those of [`weights`](Self::weights) that were loaded.
+    pub(crate) parts: Parts,
+}
+
+/// Weight files of a release, each loaded as a part of the network.
+#[derive(Debug, Default)]
+pub(crate) struct Parts(Mutex<Vec<PartFile>>);
+
+/// A weight file of a part of the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartFile {
+    /// What is before the names of its tensors in the network; `None` for the file of a network beside this one.
+    pub prefix: Option<String>,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl Parts {
+    fn lock(&self) -> MutexGuard<'_, Vec<PartFile>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn add(&self, prefix: Option<&str>, path: &Path) {
+        let part = PartFile { prefix: prefix.map(str::to_string), path: path.to_path_buf() };
+        let mut parts = self.lock();
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+
+    /// All of them, in the order of loading.
+    pub fn all(&self) -> Vec<PartFile> {
+        self.lock().clone()
+    }
 }
 
 impl Pretrained {
@@ -187,7 +247,9 @@ impl Pretrained {
         family: &'static Family,
         options: &LoadOptions,
     ) -> Result<Self> {
-        let attached = Arc::new(Attached::new(options.open_adapters()?));
+        let adapters = options.open_adapters()?;
+        options.check_bases(&adapters)?;
+        let attached = Arc::new(Attached::new(adapters));
         if options.random_weights.is_some() && !attached.is_empty() {
             return Err(Error::input("there are adapters, and random weights instead of a base model"));
         }
@@ -206,7 +268,8 @@ impl Pretrained {
             (None, None) => Weights::empty(label, runtime),
         };
         let options = options.clone();
-        Ok(Self { family, label: label.to_string(), files, config, checkpoint, weights, options, attached })
+        let (label, parts) = (label.to_string(), Parts::default());
+        Ok(Self { family, label, files, config, checkpoint, weights, options, attached, parts })
     }
 
     /// Loads the network; the error has all problems of the checkpoint at once.
@@ -217,13 +280,15 @@ impl Pretrained {
         Ok((model, inventory))
     }
 
-    /// Loads other weight files of this release, with tensors renamed by `rename`, without adapters. Random weights or
-    /// no weights if [`weights`](Pretrained::weights) are.
+    /// Loads other weight files of this release, with tensors renamed by `rename`, without adapters: for networks that
+    /// are no module of this one. Random weights or no weights if [`weights`](Pretrained::weights) are.
     ///
     /// # Errors
     /// As [`Checkpoint::open_files`] and [`Weights::open`].
     pub fn part(&self, paths: &[PathBuf], rename: impl Fn(&str) -> Name) -> Result<Weights> {
-        self.weights_of(|| Checkpoint::open_files(paths), rename)
+        paths.iter().for_each(|path| self.parts.add(None, path));
+        let weights = self.unreported(|| Checkpoint::open_files(paths), rename)?;
+        Ok(weights.with_progress(&self.options.progress))
     }
 
     /// Loads weights of this release that are assembled from several files by `open`, with tensors renamed by `rename`.
@@ -236,7 +301,46 @@ impl Pretrained {
         open: impl FnOnce() -> Result<Checkpoint>,
         rename: impl Fn(&str) -> Name,
     ) -> Result<Weights> {
+        let open = || -> Result<Checkpoint> {
+            let checkpoint = open()?;
+            checkpoint.files().iter().for_each(|path| self.parts.add(Some(""), path));
+            Ok(checkpoint)
+        };
         Ok(self.unreported(open, rename)?.with_progress(&self.options.progress))
+    }
+
+    /// The weights of the whole network in several files, each with a part of it and the names of its tensors there;
+    /// `rename` renames them below the name of the part. With the adapters.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], [`Weights::open`] and [`Weights::with_adapters`].
+    pub fn joined<'a>(
+        &self,
+        parts: impl IntoIterator<Item = (&'a str, &'a Path)>,
+        rename: impl Fn(&str) -> Name,
+    ) -> Result<Weights> {
+        let parts: Vec<(String, &Path)> =
+            parts.into_iter().map(|(part, path)| (format!("{part}."), path)).collect();
+        parts.iter().for_each(|(prefix, path)| self.parts.add(Some(prefix), path));
+        let weights = self.unreported(|| Checkpoint::of_parts(&parts), &rename)?;
+        self.adapted(weights, rename)
+    }
+
+    /// The checkpoint of all files of the network: that of [`weights`](Self::weights), or of the files that were
+    /// [joined](Self::joined). `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub(crate) fn whole_checkpoint(&self) -> Result<Option<Checkpoint>> {
+        if let Some(checkpoint) = &self.checkpoint {
+            return Ok(Some(checkpoint.clone()));
+        }
+        let parts = self.parts.all().into_iter().filter_map(|part| Some((part.prefix?, part.path)));
+        let parts: Vec<(String, PathBuf)> = parts.collect();
+        match parts.is_empty() {
+            true => Ok(None),
+            false => Checkpoint::of_parts(&parts).map(Some),
+        }
     }
 
     /// [`weights_of`](Self::weights_of), whose load is not reported yet.
@@ -256,12 +360,14 @@ impl Pretrained {
         }
     }
 
-    /// [`part`](Self::part) of the module at the path `module` of the network, with the adapters over it.
-    /// Parts are loaded before [`weights`](Pretrained::weights) finish, which reports what no file has.
+    /// [`part`](Self::part) of the module at the path `module` of the network, with the adapters over it; the empty path
+    /// is that of the network. Parts are loaded before [`weights`](Pretrained::weights) finish, which reports what no file has.
     ///
     /// # Errors
     /// As [`part`](Self::part).
     pub fn part_at(&self, module: &str, paths: &[PathBuf], rename: impl Fn(&str) -> Name) -> Result<Weights> {
+        let prefix = if module.is_empty() { String::new() } else { format!("{module}.") };
+        paths.iter().for_each(|path| self.parts.add(Some(&prefix), path));
         let weights = self.unreported(|| Checkpoint::open_files(paths), &rename)?;
         let weights = weights.attach_to_part(&self.attached, self.within(module, rename))?;
         Ok(weights.with_progress(&self.options.progress))
@@ -286,7 +392,8 @@ impl Pretrained {
 
     /// `rename` of the names below the module at the path `module` of the network.
     fn within(&self, module: &str, rename: impl Fn(&str) -> Name) -> impl Fn(&str) -> Name {
-        let (family, prefix) = (self.family, format!("{module}."));
+        let prefix = if module.is_empty() { String::new() } else { format!("{module}.") };
+        let family = self.family;
         move |name: &str| {
             let path = match (family.rename)(name) {
                 Name::Keep => name.to_string(),
@@ -334,7 +441,15 @@ impl Pretrained {
             };
             Self::new(source, files, config, checkpoint, family, &options)
         };
-        pretrained().map_err(|error| error.context(format!("{} depends on {source}", self.label)))
+        let found =
+            pretrained().map_err(|error| error.context(format!("{} depends on {source}", self.label)))?;
+        for name in found.files.names() {
+            let path = found.files.require(&name)?;
+            if path.starts_with(self.files.root()) {
+                self.parts.add(None, &path);
+            }
+        }
+        Ok(found)
     }
 
     /// Deserializes the config.

@@ -87,6 +87,7 @@ pub fn select(listing: &[File], wanted: &Wanted) -> Result<Vec<File>> {
     if wanted.is_adapter {
         let weights = adapter::WEIGHTS.into_iter().find(|name| names.contains(name));
         chosen.extend(weights.filter(|_| names.contains(&adapter::CONFIG)));
+        chosen.extend(names.iter().copied().filter(|name| *name == adapter::NON_LORA));
         if weights.is_none() || !names.contains(&adapter::CONFIG) {
             let wanted = format!("no {} and {}: this is no adapter", adapter::CONFIG, adapter::WEIGHTS[0]);
             return Err(

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor, Var};
 use serde_json::Value;
 
 use super::Example;
-use super::save::{factor_of, savable, write_adapter, write_checkpoint};
+use super::save::{base_of, factor_of, savable, write_adapter, write_checkpoint};
 use crate::adapter::{AdapterConfig, TargetModules};
 use crate::error::first_five;
 use crate::grad::Gradients;
@@ -214,12 +214,12 @@ impl Learner {
     /// Checks that what is trained can be [saved](Self::save).
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for whole checkpoints of GGUF files and of releases in layouts of
-    /// their own.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for whole checkpoints of GGUF files, and with the name of a trained
+    /// tensor that the files of the release cannot take; for an adapter over several adapters or a scaled one.
     pub fn check_savable(&self) -> Result<()> {
         match self.variables.lora() {
-            Some(_) => Ok(()),
-            None => savable(&self.pretrained),
+            Some(_) => base_of(&self.pretrained).map(|_| ()),
+            None => savable(&self.pretrained, &self.variables.all()),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::adapter::{self, Adapter, LoraTensors};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::model::Pretrained;
 use crate::weights::{Inventory, MatrixUse, Name, widen};
-use crate::zoo::{LoadOptions, Zoo};
+use crate::zoo::{LoadOptions, Zoo, replaced_keys};
 use crate::{Error, ErrorKind, Result};
 
 /// Writes the model `source` with the adapters of `options` merged into its weights as a whole checkpoint to `folder`,
@@ -19,7 +19,8 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// As [`Zoo::open`]; [`Input`](ErrorKind::Input) if there is no adapter, or `folder` exists and `replace` is not set;
-/// [`Unsupported`](ErrorKind::Unsupported) for GGUF files and releases in layouts of their own;
+/// [`Unsupported`](ErrorKind::Unsupported) for GGUF files, and with the name of a tensor that the files of a release in a
+/// layout of its own cannot take;
 /// [`Io`](ErrorKind::Io) if writing fails.
 pub fn merge(zoo: &Zoo, source: &str, options: &LoadOptions, folder: &Path, replace: bool) -> Result<usize> {
     if folder.exists() && !replace {
@@ -41,9 +42,14 @@ pub fn merge(zoo: &Zoo, source: &str, options: &LoadOptions, folder: &Path, repl
     // The load checks that every update fits a weight, and tells how each is used.
     let inventory = (family.inventory)(&pretrained)?;
     pretrained.check_adapters()?;
+    if pretrained.files.names().iter().any(|name| name.contains('/')) {
+        // It reads the files of the networks beside this one, which are written too.
+        drop((family.open)(&pretrained)?);
+    }
     let merged =
         Merge { pretrained: &pretrained, inventory: &inventory, rename: family.rename }.all(&adapters)?;
     let count = merged.len();
+    pretrained.options.config = replaced_keys(&pretrained.options)?;
     if merged.keys().any(|name| inventory.tied.iter().any(|(_, head)| name == head)) {
         pretrained.options.config.insert("tie_word_embeddings".into(), json!(false));
     }
@@ -60,10 +66,10 @@ struct Merge<'a> {
 impl Merge<'_> {
     /// The changed tensors by their names in the checkpoint.
     fn all(&self, adapters: &[(Adapter, f64)]) -> Result<BTreeMap<String, Var>> {
-        let checkpoint = self.pretrained.checkpoint.as_ref();
+        let checkpoint = self.pretrained.whole_checkpoint()?;
         let checkpoint = checkpoint.ok_or_else(|| Error::input("the model has no weights to merge into"))?;
-        let original = self.by_path(checkpoint, &[])?;
-        let stored = self.by_path(checkpoint, adapters)?;
+        let original = self.by_path(&checkpoint, &[])?;
+        let stored = self.by_path(&checkpoint, adapters)?;
         // The head keeps the table without what adapters change of it.
         let head = |table: &str| original.get(table).map(|(_, weight)| dense(weight)).transpose();
         let mut updates: BTreeMap<String, Vec<(&LoraTensors, f64)>> = BTreeMap::new();

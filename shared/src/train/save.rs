@@ -1,14 +1,16 @@
 //! Writing what was trained: an adapter in the layout of peft, or a whole checkpoint in the layout of its release.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Var};
 use half::{bf16, f16};
 use serde_json::Value;
 
-use crate::adapter::{Adapter, AdapterConfig, Kind, Parts, TargetModules, stored};
-use crate::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, write_safetensors};
+use crate::adapter::{Adapter, AdapterConfig, AdapterSpec, Kind, Parts, TargetModules, stored};
+use crate::checkpoint::{
+    Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, write_patched, write_safetensors,
+};
 use crate::folder::{Scratch, copy_descriptions, is_gguf};
 use crate::model::Pretrained;
 use crate::weights::{Lora, entries_of};
@@ -18,14 +20,17 @@ use crate::{Error, ErrorKind, Result, adapter, transfer};
 /// types of the file. An existing folder is replaced when the new one is complete.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) for a GGUF source or a layout whose weights are not in safetensors under a
-/// name of their own; [`Io`](ErrorKind::Io) if writing fails.
+/// [`Unsupported`](ErrorKind::Unsupported) for a GGUF source, and with the name of a tensor that the files of a layout of
+/// its own cannot take; [`Io`](ErrorKind::Io) if writing fails.
 pub(super) fn write_checkpoint(
     pretrained: &Pretrained,
     variables: &BTreeMap<String, Var>,
     folder: &Path,
 ) -> Result<()> {
-    let name = file_name(pretrained)?;
+    let name = match form(pretrained)? {
+        Form::Safetensors(name) => name,
+        Form::Files(files) => return write_files(pretrained, &files, variables, folder),
+    };
     let mut parts = Vec::new();
     let mut written: Vec<&str> = Vec::new();
     if let Some(checkpoint) = &pretrained.checkpoint {
@@ -42,6 +47,7 @@ pub(super) fn write_checkpoint(
     }
     let scratch = Scratch::next_to(folder)?;
     copy_descriptions(pretrained, scratch.path())?;
+    copy_parts(pretrained, scratch.path())?;
     write_config(pretrained, scratch.path())?;
     let metadata = Metadata::from([("format".to_string(), crate::checkpoint::Value::Text("pt".into()))]);
     let planned: Vec<TensorInfo> = parts.iter().map(|part| part.planned.clone()).collect();
@@ -51,6 +57,95 @@ pub(super) fn write_checkpoint(
         part.bytes()
     })?;
     scratch.become_folder(folder, true)
+}
+
+/// How a whole checkpoint is written.
+enum Form {
+    /// As one safetensors file of this name.
+    Safetensors(String),
+    /// As copies of the files, each with what is before the names of its tensors in the network.
+    Files(Vec<(String, PathBuf)>),
+}
+
+/// Writes copies of `files` with the values of `variables` to `folder`, beside the other files of the release.
+fn write_files(
+    pretrained: &Pretrained,
+    files: &[(String, PathBuf)],
+    variables: &BTreeMap<String, Var>,
+    folder: &Path,
+) -> Result<()> {
+    let mut changes = changes(pretrained, files, variables)?;
+    let scratch = Scratch::next_to(folder)?;
+    copy_descriptions(pretrained, scratch.path())?;
+    write_config(pretrained, scratch.path())?;
+    for (_, path) in files {
+        // A file of another release stays where it is.
+        let Ok(name) = path.strip_prefix(pretrained.files.root()) else { continue };
+        let to = scratch.path().join(name);
+        if let Some(folder) = to.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+        }
+        let mut changed = BTreeMap::new();
+        for (name, part) in changes.remove(path).unwrap_or_default() {
+            changed.insert(name, part.bytes()?);
+        }
+        write_patched(path, &to, &changed)?;
+    }
+    copy_parts(pretrained, scratch.path())?;
+    scratch.become_folder(folder, true)
+}
+
+/// The tensors of each of `files` with values of `variables`, by their names there.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) with the name of a variable that is in none of the files of the release.
+fn changes<'a>(
+    pretrained: &Pretrained,
+    files: &'a [(String, PathBuf)],
+    variables: &'a BTreeMap<String, Var>,
+) -> Result<BTreeMap<&'a PathBuf, Vec<(String, Part<'a>)>>> {
+    let mut left: BTreeSet<&str> = variables.keys().map(String::as_str).collect();
+    let mut changes: BTreeMap<&PathBuf, Vec<(String, Part)>> = BTreeMap::new();
+    for (prefix, path) in files {
+        let checkpoint = Checkpoint::open(path)?;
+        for (name, stored) in checkpoint.iter() {
+            let official = format!("{prefix}{name}");
+            let part = Part::of(&official, stored, variables)?;
+            if part.variables.is_empty() || !part.variables.iter().all(|(name, _)| left.remove(name)) {
+                continue;
+            }
+            let refused = |why: String| Err(Error::unsupported(format!("{official}: {why}")).at(path));
+            if !path.starts_with(pretrained.files.root()) {
+                return refused("it is of another release, which is not written".into());
+            }
+            if part.planned.storage != stored.storage {
+                return refused(format!("a variable is not stored as {:?}", stored.storage));
+            }
+            changes.entry(path).or_default().push((name.to_string(), part));
+        }
+    }
+    match left.first() {
+        None => Ok(changes),
+        Some(name) => Err(Error::unsupported(format!("no file of the release has the tensor {name}"))
+            .hint("train an adapter, whose files have tensors of its own")),
+    }
+}
+
+/// Copies the weight files beside the checkpoint that the model has read.
+fn copy_parts(pretrained: &Pretrained, into: &Path) -> Result<()> {
+    let own = pretrained.checkpoint.as_ref().map(Checkpoint::files).unwrap_or_default();
+    for part in pretrained.parts.all() {
+        let Ok(name) = part.path.strip_prefix(pretrained.files.root()) else { continue };
+        let to = into.join(name);
+        if to.exists() || own.contains(&part.path) {
+            continue;
+        }
+        if let Some(folder) = to.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
+        }
+        std::fs::copy(&part.path, &to).map_err(|e| Error::io(&to, "write", e))?;
+    }
+    Ok(())
 }
 
 /// Writes the adapter `lora` over `pretrained`, whose factors are among `variables`, to `folder`. The other variables are
@@ -78,6 +173,7 @@ pub(super) fn write_adapter(
             }
         }
     }
+    let base = base_of(pretrained)?;
     let targets = parts.keys().cloned().collect();
     let of_parts = |(module, mut tensors): (String, BTreeMap<&str, StoredTensor>)| {
         let mut take = |names: [&str; 2]| names.into_iter().find_map(|name| tensors.remove(name));
@@ -97,7 +193,7 @@ pub(super) fn write_adapter(
         saved.keys().filter_map(|name: &String| Some(name.rsplit_once('.')?.0.to_string())).collect();
     modules.dedup();
     let config = AdapterConfig {
-        base_model_name_or_path: Some(pretrained.label.clone()),
+        base_model_name_or_path: Some(base),
         target_modules: Some(TargetModules::Names(targets)),
         modules_to_save: modules,
         ..lora.config.clone()
@@ -110,6 +206,23 @@ pub(super) fn write_adapter(
         std::fs::write(&path, format!("{keys:#}\n")).map_err(|e| Error::io(&path, "write", e))?;
     }
     scratch.become_folder(folder, true)
+}
+
+/// The base model of an adapter that is trained over `pretrained`: its source, or the adapter over it, which names the
+/// source itself.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) for several adapters or a scaled one, which no name is for.
+pub(super) fn base_of(pretrained: &Pretrained) -> Result<String> {
+    match pretrained.options.adapters.as_slice() {
+        [] => Ok(pretrained.label.clone()),
+        [AdapterSpec { path, scale: 1.0 }] => Ok(path.clone()),
+        several => {
+            let names: Vec<String> = several.iter().map(AdapterSpec::to_string).collect();
+            let message = format!("an adapter over {} cannot name its base model", names.join(" and "));
+            Err(Error::unsupported(message).hint("merge them into the model first: fauna merge"))
+        }
+    }
 }
 
 /// The ends of the names of an adapter's variables.
@@ -128,14 +241,20 @@ pub(super) fn factor_of(name: &str) -> Option<(&str, &'static str)> {
 }
 
 /// Checks that a whole checkpoint can be written of `pretrained`.
-pub(super) fn savable(pretrained: &Pretrained) -> Result<()> {
+///
+/// # Errors
+/// As [`write_checkpoint`], but for those of writing.
+pub(super) fn savable(pretrained: &Pretrained, variables: &BTreeMap<String, Var>) -> Result<()> {
     if !pretrained.options.adapters.is_empty() {
         return Err(Error::unsupported(
             "a whole checkpoint is not written of a model with an adapter over it",
         )
         .hint("merge the adapter first, or train another one"));
     }
-    file_name(pretrained).map(|_| ())
+    match form(pretrained)? {
+        Form::Safetensors(_) => Ok(()),
+        Form::Files(files) => changes(pretrained, &files, variables).map(|_| ()),
+    }
 }
 
 /// Writes the config with the keys that [`LoadOptions::config`](crate::zoo::LoadOptions::config) changed.
@@ -152,38 +271,53 @@ fn write_config(pretrained: &Pretrained, folder: &Path) -> Result<()> {
     std::fs::write(&path, text + "\n").map_err(|e| Error::io(&path, "write", e))
 }
 
-/// The name of the weights file: that of the source, or its safetensors name.
-fn file_name(pretrained: &Pretrained) -> Result<String> {
-    let Some(checkpoint) = &pretrained.checkpoint else { return Ok("model.safetensors".into()) };
+/// How a whole checkpoint of `pretrained` is written: as a safetensors file of the name of the source, or of the name that
+/// a pickle of this name has in safetensors; in any other layout in the files of the source.
+fn form(pretrained: &Pretrained) -> Result<Form> {
+    let parts = || {
+        let parts = pretrained.parts.all().into_iter();
+        parts.filter_map(|part| Some((part.prefix?, part.path))).collect::<Vec<_>>()
+    };
+    let Some(checkpoint) = &pretrained.checkpoint else {
+        let parts = parts();
+        return Ok(match parts.is_empty() || pretrained.options.random_weights.is_some() {
+            true => Form::Safetensors("model.safetensors".into()),
+            false => Form::Files(parts),
+        });
+    };
     if is_gguf(checkpoint) {
         return Err(Error::unsupported("a whole checkpoint is not written from a GGUF file")
             .hint("train an adapter, or open the release in safetensors"));
     }
-    let name = |checkpoint: &Checkpoint| -> Option<String> {
-        match checkpoint.files() {
-            [file] => Some(file.file_name()?.to_string_lossy().into_owned()),
-            // Shards become one file.
-            _ => Some("model.safetensors".into()),
-        }
+    let name_of = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names: Vec<String> = checkpoint.files().iter().map(name_of).collect();
+    let is_shard = |name: &String| name.contains("-of-") || name.ends_with(".safetensors");
+    let name = match names.as_slice() {
+        [name] if name == "pytorch_model.bin" => Some("model.safetensors"),
+        [name] if name == "open_clip_pytorch_model.bin" => Some("open_clip_model.safetensors"),
+        [name] if name.ends_with(".safetensors") => Some(name.as_str()),
+        // Shards become one file.
+        names if names.iter().all(is_shard) => Some("model.safetensors"),
+        _ => None,
     };
-    let name = name(checkpoint).unwrap_or_else(|| "model.safetensors".into());
-    match name.as_str() {
-        "pytorch_model.bin" => Ok("model.safetensors".into()),
-        "open_clip_pytorch_model.bin" => Ok("open_clip_model.safetensors".into()),
-        name if name.ends_with(".safetensors") => Ok(name.to_string()),
-        name => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("a whole checkpoint is not written in the layout of {name}"),
-        )
-        .hint("train an adapter")),
-    }
+    Ok(match name {
+        Some(name) => Form::Safetensors(name.to_string()),
+        None => {
+            let own = checkpoint.files().iter().map(|path| (String::new(), path.clone()));
+            let mut files: Vec<(String, PathBuf)> = own.collect();
+            files.extend(parts());
+            let mut seen = BTreeSet::new();
+            files.retain(|(_, path)| seen.insert(path.clone()));
+            Form::Files(files)
+        }
+    })
 }
 
 /// A tensor of the output.
 struct Part<'a> {
     planned: TensorInfo,
     /// The tensor of the source; `None` if it has none.
-    stored: Option<&'a StoredTensor>,
+    stored: Option<StoredTensor>,
     /// The variables that replace it, or its entries.
     variables: Vec<(&'a str, &'a Var)>,
 }
@@ -198,7 +332,7 @@ impl<'a> Part<'a> {
         Self { planned, stored: None, variables: vec![(official, variable)] }
     }
 
-    fn of(official: &str, stored: &'a StoredTensor, variables: &'a BTreeMap<String, Var>) -> Result<Self> {
+    fn of(official: &str, stored: &StoredTensor, variables: &'a BTreeMap<String, Var>) -> Result<Self> {
         let whole = variables.get_key_value(official);
         let entries = variables.iter().filter(|(name, _)| {
             name.strip_prefix(official).is_some_and(|rest| rest.starts_with('[') && rest.ends_with(']'))
@@ -210,13 +344,13 @@ impl<'a> Part<'a> {
             (storage, _) => storage,
         };
         let planned = TensorInfo { name: official.to_string(), storage, shape: stored.shape.clone() };
-        Ok(Self { planned, stored: Some(stored), variables })
+        Ok(Self { planned, stored: Some(stored.clone()), variables })
     }
 
     fn bytes(&self) -> Result<Vec<u8>> {
         let official = &self.planned.name;
         let encoded = |variable: &Var| encode(variable, self.planned.storage);
-        match (self.stored, self.variables.as_slice()) {
+        match (&self.stored, self.variables.as_slice()) {
             (Some(stored), []) => Ok(stored.bytes.to_vec()),
             (_, [(name, variable)]) if name == official => encoded(variable),
             (Some(stored), variables) => {

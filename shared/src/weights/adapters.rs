@@ -83,7 +83,7 @@ impl Attached {
 }
 
 /// The adapters over the weights of a file.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Adapters {
     /// The updates of each weight, by its path, with the scale of their adapter.
     updates: BTreeMap<String, Vec<(LoraTensors, f64)>>,
@@ -163,6 +163,40 @@ impl Weights {
             .filter(|path| known.contains(path)))
         };
         self.holding(attached, Adapters { is_part: true, ..Adapters::default() }, path)
+    }
+
+    /// The same, before anything is read, without the updates and replaced tensors at or below `name`: of a module that
+    /// another file of the release has in place of this one.
+    pub fn without_adapters_at(&self, name: &str) -> Self {
+        let Some(adapters) = self.adapters() else { return self.clone() };
+        let top = self.path(name);
+        let is_outside = |path: &str| path != top && !is_below(path, &top);
+        let mut held = adapters.clone();
+        held.updates.retain(|path, _| is_outside(path));
+        held.saved.retain(|path, _| is_outside(path));
+        let origin = match self.origin() {
+            Origin::Files { tensors, label, is_gguf } => {
+                let mut tensors = tensors.clone();
+                for (path, old) in held.replaced.iter().filter(|(path, _)| !is_outside(path)) {
+                    match (tensors.get_mut(path), old) {
+                        (Some(entry), Some(stored)) => entry.stored = stored.clone(),
+                        _ => _ = tensors.remove(path),
+                    }
+                }
+                Arc::new(Origin::Files { tensors, label: label.clone(), is_gguf: *is_gguf })
+            }
+            _ => self.shared.origin.clone(),
+        };
+        held.replaced.retain(|path, _| is_outside(path));
+        self.task().take();
+        let weights =
+            Self::of(origin, self.runtime().clone(), Some(Arc::new(held)), self.training().cloned());
+        Self { prefix: self.prefix.clone(), ..weights.with_progress(&self.shared.progress) }
+    }
+
+    /// Whether the tensor at `path` is one of an adapter that the checkpoint does not have.
+    pub(super) fn is_added(&self, path: &str) -> bool {
+        self.adapters().is_some_and(|adapters| matches!(adapters.replaced.get(path), Some(None)))
     }
 
     /// The same with the updates and tensors that have a path.
@@ -436,14 +470,25 @@ impl Weights {
             let (ledger, mut used) = (self.ledger(), adapters.attached.used());
             let unread = adapters.updates.iter().filter(|(path, _)| ledger.unused.contains(*path));
             used.extend(unread.flat_map(|(_, updates)| updates).map(|(u, _)| u.module().to_string()));
-            // A tensor that is neither read nor skipped is an error of its own.
-            used.extend(adapters.saved.values().cloned());
+            let is_seen = |path: &str| {
+                ledger.read.contains_key(path)
+                    || ledger.skipped.contains(path)
+                    || ledger.misshaped.contains_key(path)
+            };
+            // A tensor of the checkpoint that is neither read nor skipped is an error of its own.
+            let seen = adapters.saved.iter().filter(|(path, _)| !self.is_added(path) || is_seen(path));
+            used.extend(seen.map(|(_, name)| name.clone()));
         }
         match adapters.is_part {
             true => Ok(()),
             false => adapters.attached.check(),
         }
     }
+}
+
+/// Whether `path` is of a module or tensor below the module `top`.
+fn is_below(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| top.is_empty() || rest.starts_with('.'))
 }
 
 const OTHER_BASE: &str = "the adapter belongs to another base model";

@@ -546,6 +546,10 @@ CASES = {
         SMALL_MELODY, [dict(r=2, lora_alpha=3, use_dora=True, modules_to_save=["audio_enc_to_dec_proj"],
                             target_modules=r"decoder\.model\.decoder\.layers\.\d\.(self_attn\.\w+|fc2)")],
         lambda s: texts(s) | codes(s, 2, 4, 6) | {"input_features": chroma(s, 2, 5)}, safe=False),
+    "musicgen/adapter_text_encoder": with_adapters(
+        SMALL, [dict(r=2, lora_alpha=5, modules_to_save=["enc_to_dec_proj"], target_modules=[
+            "text_encoder.encoder.block.0.layer.0.SelfAttention.q", "SelfAttention.v", "wi", "wo"])],
+        lambda s: texts(s) | codes(s, 2, 4, 6), note="the text encoder's layers"),
 }
 
 if __name__ == "__main__":

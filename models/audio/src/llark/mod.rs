@@ -99,15 +99,18 @@ impl LLark {
         if !(config.use_mm_proj && config.mm_use_audio_start_end) {
             return Err(Error::unsupported("use_mm_proj or mm_use_audio_start_end false is not implemented"));
         }
-        let w = &pretrained.weights;
+        let adapter = adapter(pretrained)?;
+        let is_apart = adapter.is_some();
+        let w = match &adapter {
+            Some((_, Some(_))) => &pretrained.weights.without_adapters_at("embed_tokens"),
+            _ => &pretrained.weights,
+        };
         let language = language(&pretrained.config, w).map_err(|error| match error.kind() {
             ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_path()),
             _ => error,
         })?;
         let width = language.hidden_size();
         let project = |w: &Weights| w.linear("mm_projector", config.mm_hidden_size, width);
-        let adapter = adapter(pretrained)?;
-        let is_apart = adapter.is_some();
         let (mm_projector, embed_tokens, mut inventory) = match adapter {
             Some((adapter, count)) => {
                 let table = count.map(|count| adapter.embedding("embed_tokens", count, width)).transpose()?;
@@ -275,7 +278,7 @@ fn adapter(pretrained: &Pretrained) -> Result<Option<(Weights, Option<usize>)>> 
     let table = fauna_shared::checkpoint::Checkpoint::open(&path)?;
     let table = table.iter().find(|(name, _)| name.ends_with("embed_tokens.weight"));
     let count = table.and_then(|(_, stored)| stored.shape.first().copied());
-    Ok(Some((pretrained.part(&[path], rename)?, count)))
+    Ok(Some((pretrained.part_at("", &[path], rename)?, count)))
 }
 
 /// The decoder of a prompt, with its audio clips.

@@ -106,7 +106,11 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
         .and_then(|name| name.as_str().map(str::to_string));
     let (codec, codec_inventory) = match codec_name {
         Some(name) => {
-            let codec = pretrained.companion(&crate::encodec::FAMILY, &local_or_hub(pretrained, &name))?;
+            let codec = pretrained.companion_at(
+                "audio_encoder",
+                &crate::encodec::FAMILY,
+                &local_or_hub(pretrained, &name),
+            )?;
             config.audio_encoder = codec.config()?;
             codec.load::<Encodec>()?
         }
@@ -118,7 +122,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
                     other => other,
                 }
             };
-            let weights = pretrained.part(&[path], stripped)?;
+            let weights = pretrained.part_at("audio_encoder", &[path], stripped)?;
             let codec = Encodec::load(config.audio_encoder.clone(), &weights)?;
             (codec, weights.finish()?)
         }
@@ -138,7 +142,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
 /// The release of T5, by its name in the training config.
 pub(super) fn text_encoder(pretrained: &Pretrained, name: &str) -> Result<Pretrained> {
     let name = if name.contains('/') { name.to_string() } else { format!("google-t5/{name}") };
-    pretrained.companion(&fauna_text::t5::FAMILY, &local_or_hub(pretrained, &name))
+    pretrained.companion_at("text_encoder", &fauna_text::t5::FAMILY, &local_or_hub(pretrained, &name))
 }
 
 /// The folder in the release with the name of the repository `name`, or else the repository.

@@ -181,11 +181,16 @@ pub fn rename(name: &str) -> Name {
     if Name::is_buffer(name) {
         return Name::Ignore;
     }
-    let plain = name.strip_prefix("bert.").unwrap_or(name);
+    // The first module of sentence-transformers, as adapters over all its modules name it.
+    let plain = SENTENCE_TRANSFORMER.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let plain = plain.strip_prefix("bert.").unwrap_or(plain);
     let plain =
         plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
     if plain == name { Name::Keep } else { Name::To(plain) }
 }
+
+/// The path of the network in the sequence of modules of sentence-transformers.
+const SENTENCE_TRANSFORMER: [&str; 2] = ["0.auto_model.", "0.model."];
 
 /// The encoder, and the head of the config's architecture.
 pub struct Bert {

@@ -68,6 +68,8 @@ pub enum SentenceModule {
 /// Settings of a dense module.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseConfig {
+    /// The name in `modules.json`, by default the index, which is the path of the module.
+    pub name: String,
     /// The folder that holds its weights.
     pub folder: String,
     /// Number of input features.
@@ -219,7 +221,9 @@ impl SentenceTransformersConfig {
                 }
                 "Dense" => {
                     let (place, value) = keys(&name)?.ok_or_else(|| missing(files, &name))?;
-                    recipe.modules.push(SentenceModule::Dense(dense(folder, &Keys::new(place, &value)?)?));
+                    let name = module["name"].as_str().map_or_else(|| index.to_string(), str::to_string);
+                    let dense = dense(name, folder, &Keys::new(place, &value)?)?;
+                    recipe.modules.push(SentenceModule::Dense(dense));
                 }
                 // Dropout does nothing outside of training.
                 _ => {}
@@ -416,9 +420,10 @@ fn missing(files: &Files, name: &str) -> Error {
 }
 
 /// `2_Dense/config.json`.
-fn dense(folder: &str, keys: &Keys) -> Result<DenseConfig> {
+fn dense(name: String, folder: &str, keys: &Keys) -> Result<DenseConfig> {
     let size = |key: &str| keys.size(key)?.ok_or_else(|| keys.wrong(key, &Value::Null, "a positive integer"));
     let config = DenseConfig {
+        name,
         folder: folder.to_string(),
         inputs: size("in_features")?,
         outputs: size("out_features")?,

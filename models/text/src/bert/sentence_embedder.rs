@@ -54,7 +54,7 @@ impl SentenceEmbedder {
                     "expected model.safetensors or pytorch_model.bin; fetch the release again: fauna pull",
                 ));
             }
-            let weights = pretrained.part(&names, |_| Name::Keep)?;
+            let weights = pretrained.part_at(&config.name, &names, |_| Name::Keep)?;
             layers.push(Dense::load(config, &weights)?);
             let read = weights.finish()?;
             inventory.parameters += read.parameters;

@@ -9,10 +9,7 @@ pub mod dvae;
 pub mod mini;
 pub mod vqgan;
 
-use std::path::Path;
-
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::item::Image;
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result, transfer};
@@ -66,14 +63,6 @@ fn add_part(whole: &mut Inventory, prefix: &str, part: Inventory) {
     whole.matrices.extend(part.matrices.into_iter().map(|(name, of)| (named(name), of)));
     whole.packed.extend(part.packed.into_iter().map(|(name, of)| (named(name), of)));
     whole.parameters += part.parameters;
-}
-
-/// The checkpoint of the files of the parts `encoder` and `decoder`, with the name of the part before those of its tensors.
-fn checkpoint_of_parts<'a>(parts: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Result<Checkpoint> {
-    let mut parts =
-        parts.into_iter().map(|(part, path)| Ok(Checkpoint::open(path)?.with_prefix(&format!("{part}."))));
-    let first = parts.next().ok_or_else(|| Error::input("a checkpoint needs at least one file"))?;
-    parts.try_fold(first?, |whole, part: Result<Checkpoint>| whole.joined(part?))
 }
 
 /// The side of the square grid of `length` codes.

@@ -195,10 +195,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         false => output.line(folder.display().to_string())?,
     }
     output.finish()?;
-    if let [first, ..] = context.loading.adapters.as_slice() {
-        let more = if context.loading.adapters.len() > 1 { ", …" } else { "" };
+    if let [over] = context.loading.adapters.as_slice() {
         context.say(&format!(
-            "what was trained is an adapter over others: open it with --adapter {first}{more} too"
+            "what was trained is an adapter over another one, which it names as its base model: over {source}, open it \
+             with --adapter {over} before it"
         ));
     }
     match outcome.stopped {

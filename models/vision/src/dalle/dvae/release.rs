@@ -9,7 +9,6 @@ use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::super::checkpoint_of_parts;
 use super::{Config, Dvae};
 
 /// The parts, each in a file of its name.
@@ -93,7 +92,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
         }
     }
     let parts = PARTS.iter().zip(&paths).filter_map(|(part, path)| Some((*part, path.as_deref()?)));
-    let weights = pretrained.weights_of(|| checkpoint_of_parts(parts), rename)?;
+    let weights = pretrained.joined(parts, rename)?;
     let network = Dvae::load(config, &weights)?;
     Ok(Loaded { network, inventory: weights.finish()?, files: Some(weights) })
 }

@@ -9,12 +9,15 @@ use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
+use super::super::add_part;
 use super::super::vqgan::{self, DETOKER, FLAX, Vqgan, local_folder};
-use super::super::{add_part, checkpoint_of_parts};
 use super::{Config, DalleBart};
 
 /// The VQGAN release that the original model uses.
 const VQGAN: &str = "dalle-mini/vqgan_imagenet_f16_16384";
+
+/// The path of the VQGAN decoder in the network.
+const DETOKENIZER: &str = "detoker";
 
 /// min-dalle's files: encoder, decoder, vocabulary and merges, for mega, and for mini if both are in one folder.
 const NAMES: [(&str, [&str; 4]); 2] = [
@@ -198,8 +201,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     let assembled = match &parts {
         Some(Parts { encoder, decoder, .. }) => {
             let parts = [("encoder", encoder.as_path()), ("decoder", decoder.as_path())];
-            let weights = pretrained.weights_of(|| checkpoint_of_parts(parts), |_| Name::Keep)?;
-            Some(pretrained.adapted(weights, |_| Name::Keep)?)
+            Some(pretrained.joined(parts, |_| Name::Keep)?)
         }
         None => None,
     };
@@ -213,13 +215,13 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     let mut of_vqgan = None;
     let vqgan = match &detoker {
         Some(path) => {
-            let weights = pretrained.part(std::slice::from_ref(path), |_| Name::Keep)?;
+            let weights = pretrained.part_at(DETOKENIZER, std::slice::from_ref(path), |_| Name::Keep)?;
             let vqgan = Vqgan::load(vqgan_config(pretrained)?, &weights)?;
             of_vqgan = Some(weights.finish()?);
             Some(vqgan)
         }
         None if pretrained.config["vqgan"].is_object() => {
-            Some(Vqgan::load(vqgan_config(pretrained)?, &pretrained.weights.at("detoker"))?)
+            Some(Vqgan::load(vqgan_config(pretrained)?, &pretrained.weights.at(DETOKENIZER))?)
         }
         None if pretrained.weights.is_meta() => None,
         None if pretrained.options.random_weights.is_some() => {
@@ -238,7 +240,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
         (None, None) => pretrained.weights.finish()?,
     };
     if let Some(part) = of_vqgan {
-        add_part(&mut inventory, "detoker", part);
+        add_part(&mut inventory, DETOKENIZER, part);
     }
     pretrained.check_adapters()?;
     Ok(Loaded { network, vqgan, inventory, min_dalle, files: assembled })
@@ -259,7 +261,7 @@ fn companion(pretrained: &Pretrained) -> Result<Option<Vqgan>> {
     let Some(name) = named.or_else(|| local_folder(&pretrained.files, VQGAN)).or_else(on_the_hub) else {
         return Ok(None);
     };
-    let companion = pretrained.companion(&crate::dalle::vqgan::FAMILY, &name)?;
+    let companion = pretrained.companion_at(DETOKENIZER, &crate::dalle::vqgan::FAMILY, &name)?;
     Ok(Some(companion.load::<Vqgan>()?.0))
 }
 
