@@ -56,6 +56,12 @@ seed tiff '*.tif' '*.tiff'
 seed poscar 'POSCAR*' '*.vasp'
 seed ogg '*.opus'
 seed aiff '*.aif[fc]'
+seed rows_jsonl '*.jsonl'
+seed rows_csv '*.csv'
+seed rows_xyz '*.xyz'
+seed lerobot_info info.json
+seed lerobot_episodes episodes.jsonl
+seed lerobot_tasks tasks.jsonl
 seed fasta '*.fasta' '*.fa' '*.fasta.gz'
 mkdir -p "$corpus/chat_template"
 python3 - "$corpus/chat_template" <<'PYTHON'
@@ -77,7 +83,7 @@ done
 # `RUSTC_BOOTSTRAP` makes the stable compiler accept the flags that cargo-fuzz always passes.
 export RUSTC_BOOTSTRAP=1
 (cd fuzz && cargo fuzz build --sanitizer none readers)
-for reader in config_keys folder; do
+for reader in config_keys folder adapter; do
     mkdir -p "$corpus/$reader"
     (cd fuzz && FAUNA_SEEDS=$PWD/corpus/$reader FAUNA_READER=$reader cargo fuzz run --sanitizer none readers -- -runs=0 \
         2> /dev/null)

@@ -5,6 +5,7 @@
 #![no_main]
 
 mod changes;
+mod learning;
 mod releases;
 
 use std::path::Path;
@@ -38,6 +39,13 @@ const READERS: &[(&str, &str, Read)] = &[
     ("checkpoint_th", "model.th", checkpoint),
     ("gguf", "model.gguf", gguf),
     ("msgpack", "flax_model.msgpack", checkpoint),
+    ("adapter", "adapter", learning::adapter),
+    ("rows_jsonl", "train.jsonl", learning::dataset),
+    ("rows_csv", "train.csv", learning::dataset),
+    ("rows_xyz", "train.xyz", learning::dataset),
+    ("lerobot_info", "info.json", learning::robot),
+    ("lerobot_episodes", "episodes.jsonl", learning::robot),
+    ("lerobot_tasks", "tasks.jsonl", learning::robot),
     ("wav", "a.wav", sound),
     ("aiff", "a.aiff", sound),
     ("flac", "a.flac", sound),
@@ -72,6 +80,7 @@ static READER: LazyLock<(&str, &str, Read)> = LazyLock::new(|| {
         let seeds = match name.as_str() {
             "config_keys" => releases::config_seeds(),
             "folder" => releases::folder_seeds(),
+            "adapter" => learning::adapter_seeds(),
             _ => Vec::new(),
         };
         for (number, seed) in seeds.iter().enumerate() {

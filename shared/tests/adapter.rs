@@ -583,3 +583,34 @@ fn patterns_whose_order_the_file_would_change_are_refused() {
     Adapter::new(config(["m.q", "q"]), parts(), BTreeMap::new()).unwrap().write(folder.path()).unwrap();
     assert_eq!(Adapter::open(folder.path()).unwrap().modules()["m.q"].rank(), 2);
 }
+
+#[test]
+fn damaged_adapters_are_errors_or_open_and_never_panic() {
+    for name in ["linear", "embedding_dora", "modules_to_save", "pickled"] {
+        let case = cases().join(name);
+        let place = tempfile::tempdir().unwrap();
+        let files: Vec<(PathBuf, Vec<u8>)> =
+            ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+                .into_iter()
+                .filter_map(|file| Some((place.path().join(file), std::fs::read(case.join(file)).ok()?)))
+                .collect();
+        assert_eq!(files.len(), 2, "{name}");
+        files.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        let mut refused = 0;
+        for (path, bytes) in &files {
+            // Headers and configs are at the start of the files.
+            for at in (0..(bytes.len() - 2).min(1500)).step_by(3) {
+                for change in [0x00, 0x20, 0x7f] {
+                    let mut damaged = bytes.clone();
+                    damaged[at] ^= change + 1;
+                    std::fs::write(path, &damaged).unwrap();
+                    refused += usize::from(Adapter::open(place.path()).is_err());
+                }
+                std::fs::write(path, &bytes[..at]).unwrap();
+                assert!(Adapter::open(place.path()).is_err(), "{name}: {at} bytes of {}", path.display());
+            }
+            std::fs::write(path, bytes).unwrap();
+        }
+        assert!(refused > 100, "{name}: {refused}");
+    }
+}
