@@ -255,9 +255,10 @@ impl Orb {
                 }
                 let references =
                     heads.reference_of(&Tensor::from_vec(elements, (count, REFERENCES), device)?)?;
-                // The difference of large energies is exact in float64.
-                let known = Tensor::from_slice(known, count, device)?;
-                (known - references.to_dtype(DType::F64)?)?.to_dtype(DType::F32)?.unsqueeze(1)?
+                // The difference of large energies that are close is exact in float32; some devices have no float64.
+                let rest = known.iter().map(|known| (known - f64::from(*known as f32)) as f32).collect();
+                let known = known.iter().map(|known| *known as f32).collect();
+                ((constant(known)? - references.to_dtype(DType::F32)?.unsqueeze(1)?)? + constant(rest)?)?
             }
         };
         let per_atom = |energies: Tensor| heads.normalised_energy(&energies.broadcast_div(&graph.counts)?);
