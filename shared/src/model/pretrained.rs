@@ -155,7 +155,7 @@ impl LoadOptions {
                 return Err(Error::input(message).set(
                     "name that one before it",
                     "LoadOptions::adapters",
-                    &over.display().to_string(),
+                    over.display().to_string(),
                 ));
             }
         }

@@ -399,7 +399,7 @@ fn a_run_on_a_device_takes_the_steps_of_one_on_the_cpu_and_goes_on_from_its_stat
         let learner = learner(model.path(), Select::All).unwrap();
         Trainer::new(learner, &rows, config, Collation::default()).unwrap()
     };
-    let (mut host, mut device) = (trainer(), trainer().as_on_device());
+    let (mut host, mut device) = (trainer(), trainer().on_device());
     let folder = tempfile::tempdir().unwrap();
     for step in 0..6 {
         let (expected, report) = (host.step().unwrap(), device.step().unwrap());
@@ -407,7 +407,7 @@ fn a_run_on_a_device_takes_the_steps_of_one_on_the_cpu_and_goes_on_from_its_stat
         assert!((report.grad_norm - expected.grad_norm).abs() < 1e-4, "{step}: {report:?} {expected:?}");
         if step == 2 {
             device.save_state(folder.path(), &run, None).unwrap();
-            device = trainer().as_on_device();
+            device = trainer().on_device();
             device.resume(folder.path(), &run).unwrap();
         }
     }
@@ -725,8 +725,8 @@ fn best_weights_that_were_moved_away_come_back() {
 #[test]
 fn products_in_bfloat16_train_float32_masters_of_the_types_of_the_release() {
     let (model, data) = (model(), texts(&["1 2 3 0.5 4", "-1 0.5 2 1 2"]));
-    let mut options = LoadOptions::default();
-    options.runtime = Runtime::cpu().with_precision(Precision::Bf16);
+    let runtime = Runtime::cpu().with_precision(Precision::Bf16);
+    let options = LoadOptions { runtime, ..LoadOptions::default() };
     let zoo = Zoo::new([&LINES]);
     let trained = Trained::weights(Select::All);
     let learner = Learner::open(&zoo, model.path().to_str().unwrap(), &options, trained).unwrap();

@@ -107,7 +107,7 @@ impl<'a> Trainer<'a> {
 
     /// The same with gradients and optimizer as on another device than the CPU.
     #[cfg(test)]
-    pub(super) fn as_on_device(mut self) -> Self {
+    pub(super) fn on_device(mut self) -> Self {
         self.gradients = Gradients::as_on_device(self.learner.variables().all().values());
         self
     }
