@@ -585,7 +585,7 @@ def atoms(lab):
     lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "orb-start")
     steps = lab.pick(3000, 150)
     lab.tune(
-        *config, "--batch", 16, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 20, "--steps", steps,
+        *config, "--batch", 16, "--lr", 5e-3, "--schedule", "cosine", "--warmup", lab.pick(50, 20), "--steps", steps,
         "--valid-every", steps // 3, "--out", "orb-trained",
     )
     known = [lennard_jones(places) for places in held_out]
@@ -609,7 +609,7 @@ WORDS = (
     "orange"
 ).split()
 # Bins of an action's number, and tokens at the end of the vocabulary that no tokenizer has.
-BINS, SPARE = 64, 4
+BINS, SPARE = 16, 4
 VLA = {
     "architectures": ["OpenVLAForActionPrediction"], "model_type": "openvla",
     "arch_specifier": "no-align+gelu-mlp", "vision_backbone_id": "siglip-vit-so400m", "llm_backbone_id": "llama2-7b-pure",
