@@ -7,8 +7,8 @@
 //! `evaluate expert 20` evaluates the expert, `evaluate random 20` random actions.
 //!
 //! A policy that only saw the expert's own way does not know what to do beside it. So the gripper does not move exactly
-//! as the expert says, who corrects this in the next step; what is recorded is the action of the expert (Laskey et al.
-//! 2017, arXiv 1703.09327).
+//! as the expert says, and some of its actions are random; the expert corrects this in the next steps, and what is
+//! recorded is the action of the expert (Laskey et al. 2017, arXiv 1703.09327).
 
 use fauna::datasets::{EpisodeFrame, RobotEpisode, WriteOptions, write_episodes};
 use fauna::generate::Rng;
@@ -20,6 +20,8 @@ use fauna::{Error, Result};
 const FIRST_TRAINING_SEED: u64 = 10_000;
 /// Standard deviation of what is added to the expert's movements, as a share of them.
 const NOISE: f64 = 0.3;
+/// Share of the actions that are random ones instead.
+const RANDOM: f64 = 0.1;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -78,18 +80,22 @@ fn record(seed: u64, config: &SceneConfig) -> Result<RobotEpisode> {
     let instruction = scene.instruction();
     let mut expert = Expert.start(&Task { instruction: instruction.clone(), unnorm_key: None })?;
     let mut random = Rng::new(seed, 1);
+    let mut other = RandomActions(Rng::new(seed, 2));
     let mut frames = Vec::new();
     while !scene.is_done() {
         if frames.len() == config.max_steps {
             return Err(Error::input(format!("the expert does not solve the scene of seed {seed}")));
         }
         let (image, state) = (scene.frame(), scene.state());
-        let action = expert.act(&Observation { frame: &image, state: &state })?;
+        let seen = Observation { frame: &image, state: &state };
+        let action = expert.act(&seen)?;
         let moved = action.iter().enumerate().map(|(axis, number)| match axis {
             0..6 => number * (1.0 + NOISE * random.normal()),
             _ => *number,
         });
-        scene.step(&moved.collect::<Vec<_>>())?;
+        let moved: Vec<f64> = moved.collect();
+        let is_random = random.uniform() < RANDOM;
+        scene.step(&if is_random { other.act(&seen)? } else { moved })?;
         frames.push(EpisodeFrame { images: vec![image], state, action });
     }
     Ok(RobotEpisode { instruction, frames })
