@@ -315,12 +315,16 @@ impl Frame {
         for line in &panel.lines {
             let stroke = line.ink.colour().stroke_width(4);
             for part in line.points.split(|(x, y)| !(x + y).is_finite()) {
-                let points: Vec<(i32, i32)> = part.iter().map(|(x, y)| (self.x(*x), self.y(*y))).collect();
-                match points[..] {
-                    [] => {}
-                    // A single value between gaps is drawn as a dot.
-                    [point] => area.draw(&Circle::new(point, 4, line.ink.colour().filled()))?,
-                    _ => area.draw(&PathElement::new(points, stroke))?,
+                let mut points: Vec<(i32, i32)> =
+                    part.iter().map(|(x, y)| (self.x(*x), self.y(*y))).collect();
+                points.dedup();
+                // A single value between gaps is drawn as a dot.
+                if let [point] = points[..] {
+                    area.draw(&Circle::new(point, 4, line.ink.colour().filled()))?;
+                }
+                // One by one: the joints of a path reach far beyond the values of a line that turns sharply.
+                for ends in points.windows(2) {
+                    area.draw(&PathElement::new(ends, stroke))?;
                 }
             }
         }
@@ -387,6 +391,27 @@ mod tests {
             marks.iter().map(|mark| mark_words(*mark, decimals, 1.0)).collect::<Vec<_>>(),
             ["-0.02", "0.00", "0.02", "0.04"]
         );
+    }
+
+    #[test]
+    fn a_line_that_turns_sharply_stays_between_its_values() {
+        font::ready().unwrap();
+        let rows = |points: Vec<(f64, f64)>| {
+            let line = Line { ink: Ink::Blue, points, ..Line::default() };
+            let panels = [Panel { lines: vec![line], ..Panel::default() }];
+            let height = HEAD + PANEL + MARGIN / 2;
+            let mut pixels = vec![255; (WIDTH * height * 3) as usize];
+            paint(&mut pixels, height, "", &panels, 1).unwrap();
+            let RGBColor(red, green, blue) = Ink::Blue.colour();
+            let has_ink = |row: &[u8]| row.chunks_exact(3).any(|pixel| pixel == [red, green, blue]);
+            let rows: Vec<bool> = pixels.chunks_exact(WIDTH as usize * 3).map(has_ink).collect();
+            let first = rows.iter().position(|has_ink| *has_ink).unwrap();
+            let last = rows.iter().rposition(|has_ink| *has_ink).unwrap();
+            (first, last)
+        };
+        let straight = rows(vec![(0.0, 0.0), (1999.0, 1.0)]);
+        let dense = rows((0..2000).map(|i| (f64::from(i), f64::from(i % 2))).collect());
+        assert!(dense.0 + 4 >= straight.0 && dense.1 <= straight.1 + 4, "{dense:?} {straight:?}");
     }
 
     #[test]
