@@ -466,6 +466,9 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
         refused(&bench.tune("out", options), 2, words);
     }
     refused(&bench.tune("out", &["--valid", "2"]), 2, &["2"]);
+    std::fs::write(bench.out("file"), "kept").unwrap();
+    refused(&bench.tune("file", &[]), 2, &["file", "expected a folder", "--out"]);
+    assert_eq!(std::fs::read_to_string(bench.out("file")).unwrap(), "kept");
 }
 
 #[test]

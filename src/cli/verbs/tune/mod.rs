@@ -269,9 +269,14 @@ impl Args {
         args.lora.is_some() || !self.everything() && !args.head && args.only.is_none()
     }
 
-    /// Refuses options of an adapter where none is trained, and an adapter over initial weights.
+    /// Refuses options of an adapter where none is trained, an adapter over initial weights, and a file as the folder.
     fn check(&self) -> Result<()> {
         let args = &self.trained;
+        if self.out.exists() && !self.out.is_dir() {
+            return Err(Error::input("expected a folder for the run, found a file")
+                .at(&self.out)
+                .hint("choose another folder with --out"));
+        }
         if self.from_config.is_some() && args.lora.is_some() {
             return Err(Error::input(
                 "--lora with --from-config: the weights below the adapter would not be saved",
