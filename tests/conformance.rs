@@ -419,7 +419,8 @@ fn quantized_outputs_are_close() {
             let mut changed = false;
             for (name, tensor) in &float {
                 let off = far(&blocks[name], tensor);
-                let allowed = bound * spread(tensor);
+                // What is zero but for rounding, such as the rotational gradient of an invariant energy, is so again.
+                let allowed = bound * spread(tensor) + f32::EPSILON;
                 changed |= off > 0.0;
                 assert!(
                     off <= allowed,
