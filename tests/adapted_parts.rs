@@ -244,7 +244,7 @@ fn the_prior_and_the_codec_of_jukebox_have_adapters() {
             "vqvae.encoders.0.level_blocks.0.proj_out",
             Kind::Conv,
             "vqvae.pth.tar",
-            "encoders.0.level_blocks.0.model.3.weight",
+            "module.encoders.0.level_blocks.0.model.1.weight",
         )],
     );
 }

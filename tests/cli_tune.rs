@@ -178,10 +178,15 @@ fn an_adapter_over_an_adapter_names_it_as_its_base_and_is_refused_without_it() {
     assert_eq!(done.status, 0, "{}", done.err);
     assert!(done.err.contains(&format!("--adapter {last}")), "{}", done.err);
     let over = text(&bench.out("over/last")).to_string();
-    let both = bench.answer(&[base, "--adapter", &last, "--adapter", &over]);
-    assert_eq!(bench.answer(&[&over]), both);
-    // What it learned over the first is little, so that it is seen at a larger scale.
-    assert_ne!(bench.answer(&[base, "--adapter", &last, "--adapter", &format!("{over}:-100")]), both);
+    let merged = |model: &[&str], out: &str| {
+        let out = bench.out(out);
+        let done = run(&[&["merge"], model, &["--out", text(&out)]].concat());
+        assert_eq!(done.status, 0, "{}", done.err);
+        std::fs::read(out.join("model.safetensors")).unwrap()
+    };
+    let both = merged(&[base, "--adapter", &last, "--adapter", &over], "both");
+    assert!(merged(&[&over], "alone") == both, "the adapter brings the one it names along");
+    assert!(merged(&[base, "--adapter", &last], "first") != both);
     let alone = run(&["generate", base, "--adapter", &over, "hello"]);
     refused(&alone, 2, &["trained over the adapter", &last]);
     for adapters in [&["--adapter", &format!("{last}:0.5")][..], &["--adapter", &last, "--adapter", &over]] {

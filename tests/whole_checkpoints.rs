@@ -7,15 +7,18 @@
 #[path = "support/skip.rs"]
 mod skip;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use fauna::candle::{Device, Tensor};
 use fauna::checkpoint::Checkpoint;
-use fauna::parity::{self, ModelFolder};
+use fauna::parity::{self, ModelFolder, Tolerance, compare};
 use fauna::source::{Source, Wanted};
-use fauna::weights::{Select, tensors};
+use fauna::weights::{Select, tensors, widen};
 use fauna::{ErrorKind, LoadOptions, Tensors};
-use fauna_shared::train::{AdamW, Learner, Trained};
+use fauna_shared::adapter::AdapterSpec;
+use fauna_shared::train::{AdamW, Learner, Trained, merge};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Map, Value};
 
@@ -81,7 +84,7 @@ fn check(folder: &Path) -> Result<(), Failed> {
         bits(&mut first, &inputs, &options)?,
         bits(&mut second, &inputs, &options)?,
     );
-    let is_float32 = is_float32(&source, &load)?;
+    let is_float32 = is_float32(&source)?;
     match (before == once || !is_float32, once == again) {
         (true, true) => {}
         (false, _) => {
@@ -116,7 +119,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, Failed> {
 }
 
 /// Whether all floats of the release are float32.
-fn is_float32(source: &Path, _: &LoadOptions) -> Result<bool, Failed> {
+fn is_float32(source: &Path) -> Result<bool, Failed> {
     use fauna::checkpoint::StorageType;
     let mut all = true;
     for path in weight_files(source)? {
@@ -139,6 +142,67 @@ fn same_names(source: &Path, written: &Path) -> Result<bool, Failed> {
     Ok(names(source)? == names(written)?)
 }
 
+/// Copies the files of `from` to `to`, with all tensors in float32, so that merged weights are not rounded.
+fn in_float32(from: &Path, to: &Path) -> Result<(), Failed> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        let copy = to.join(path.file_name().unwrap_or_default());
+        match Checkpoint::open(&path) {
+            Ok(file) if path.extension().is_some_and(|end| end != "json") => {
+                let mut dense = HashMap::new();
+                for (name, stored) in file.iter() {
+                    let shape = stored.shape.as_slice();
+                    dense.insert(name.to_string(), Tensor::from_vec(widen(stored)?, shape, &Device::Cpu)?);
+                }
+                fauna::candle::safetensors::save(&dense, copy)?;
+            }
+            _ => drop(std::fs::copy(&path, copy)?),
+        }
+    }
+    Ok(())
+}
+
+/// Merges the adapters of the case in `folder`, and compares what the written files compute with the model under the
+/// adapters.
+fn merges(folder: &Path) -> Result<(), Failed> {
+    let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json"))?)?;
+    let spec = |entry: &Value| AdapterSpec {
+        path: folder.join(entry["folder"].as_str().unwrap_or_default()).display().to_string(),
+        scale: entry["scale"].as_f64().unwrap_or(1.0),
+    };
+    let adapters = case["options"]["adapters"].as_array().map(|all| all.iter().map(spec).collect());
+    let options = LoadOptions { adapters: adapters.unwrap_or_default(), ..LoadOptions::default() };
+    let model = ModelFolder::open(&folder.join("model"))?;
+    let place = tempfile::tempdir()?;
+    let (plain, written) = (place.path().join("plain"), place.path().join("merged"));
+    in_float32(model.path(), &plain)?;
+    let source = plain.to_string_lossy().into_owned();
+    merge(&fauna::zoo(), &source, &options, &written, false)?;
+    let inputs = tensors(&folder.join("inputs.safetensors"))?;
+    let outputs = |source: &str, options: &LoadOptions| {
+        fauna::open_with(source, options)?.call(
+            case["call"].as_str().unwrap_or_default(),
+            &inputs,
+            &Value::Null,
+        )
+    };
+    let number = |key: &str| case[key].as_f64().unwrap_or_default();
+    let tolerance = Tolerance { atol: number("atol"), rtol: number("rtol") };
+    let (adapted, merged) =
+        (outputs(&source, &options)?, outputs(&written.to_string_lossy(), &LoadOptions::default())?);
+    for (name, expected) in &adapted {
+        let row = compare(name, expected, &merged[name], tolerance)?;
+        if !row.agrees {
+            return Err(row.to_string().into());
+        }
+    }
+    match same_names(&plain, &written)? {
+        true => Ok(()),
+        false => Err("the names of the written tensors are not those of the release".into()),
+    }
+}
+
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
     let cases = parity::find(&root).expect("cases");
@@ -147,5 +211,10 @@ fn main() -> ExitCode {
         let name = case.strip_prefix(&root).unwrap_or(&case).display().to_string();
         Trial::test(format!("{name}_opens_again_after_a_step"), move || check(&case))
     };
-    libtest_mimic::run(&Arguments::from_args(), cases.map(trial).collect()).exit_code()
+    let mut trials: Vec<Trial> = cases.map(trial).collect();
+    for name in ["dalle/adapter_mini_embedding", "dalle/adapter_mini_biases"] {
+        let case = root.join(name);
+        trials.push(Trial::test(format!("{name}_opens_again_merged"), move || merges(&case)));
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

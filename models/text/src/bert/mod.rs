@@ -395,9 +395,10 @@ fn architecture_of_tensors(named: Option<&str>, w: &Weights) -> Result<&'static 
 
 /// The inventory of a checkpoint: the network, and the modules of a sentence embedder in folders of their own.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
-    let (network, mut inventory) = pretrained.load::<Bert>()?;
     // The sentence embedder's files may not be there yet; their errors are reported when the model is opened.
-    if let Ok((_, layers)) = SentenceEmbedder::load(pretrained, network.config.hidden_size) {
+    let embedder = SentenceEmbedder::load(pretrained, pretrained.config::<Config>()?.hidden_size);
+    let (_, mut inventory) = pretrained.load::<Bert>()?;
+    if let Ok((_, layers)) = embedder {
         inventory.tensors.extend(layers.tensors);
         inventory.tensors.sort();
         inventory.parameters += layers.parameters;

@@ -14,7 +14,7 @@ use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result, transfer};
 use serde_json::Value;
 
-use super::{Bert, SentenceEmbedder, Task, TorchActivation};
+use super::{Bert, Config, SentenceEmbedder, Task, TorchActivation};
 use crate::words;
 
 /// Number of tokens of a batch of embeddings: large enough to use every core, small enough for the CPU caches.
@@ -44,6 +44,9 @@ pub struct BertPipeline {
 impl BertPipeline {
     /// Loads a checkpoint.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        // Before the network, whose load checks that adapters have their modules.
+        let hidden_size = pretrained.config::<Config>()?.hidden_size;
+        let (embedder, layers) = SentenceEmbedder::load(pretrained, hidden_size)?;
         let (network, inventory) = pretrained.load::<Bert>()?;
         let mut card = pretrained.card(&pretrained.architecture(network.task().class()), &inventory);
         card.outputs = match network.task() {
@@ -57,7 +60,6 @@ impl BertPipeline {
             }
         };
         card.task = network.task().name();
-        let (embedder, layers) = SentenceEmbedder::load(pretrained, network.config().hidden_size)?;
         card.parameters += layers.parameters;
         let config = network.config();
         let function = match (network.task(), embedder.config().activation) {
