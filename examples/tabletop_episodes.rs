@@ -10,11 +10,11 @@
 //! as the expert says, and some of its actions are random; the expert corrects this in the next steps, and what is
 //! recorded is the action of the expert (Laskey et al. 2017, arXiv 1703.09327).
 
+use fauna::Result;
 use fauna::datasets::{EpisodeFrame, RobotEpisode, WriteOptions, write_episodes};
 use fauna::generate::Rng;
 use fauna::model::{Controller, DegreeOfFreedom, Observation, Policy, Task};
 use fauna::tabletop::{Expert, Scene, SceneConfig, evaluate};
-use fauna::Result;
 
 /// The scenes for evaluation are those of the seeds before.
 const FIRST_TRAINING_SEED: u64 = 10_000;

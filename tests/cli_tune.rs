@@ -418,6 +418,7 @@ fn a_choice_that_takes_nothing_is_an_error_that_names_tensors() {
         (&["--full", "--rslora"], &["--rslora", "--lora"]),
         (&["--lora", "2", "--full"], &["--lora", "--full"]),
         (&["--lora", "0"], &["r: 0", "rank"]),
+        (&["--lora", "100000"], &["rank 100000 does not fit", "self_attn", "at most"]),
     ] {
         refused(&bench.tune("out", options), 2, words);
         assert!(!bench.out("out").exists(), "{options:?}");
@@ -551,6 +552,16 @@ fn an_adapter_of_another_base_or_with_other_ranks_is_refused() {
     let open = |base: &str| run(&["generate", base, "--adapter", text(&last), "hello"]);
     let other = "tests/parity/gpt_oss/generate_conversation/model";
     refused(&open(other), 2, &["adapter", "layers.0.self_attn", "fit the weight [", "another base model"]);
+    // Another model of the same shape takes it, and says whose it is.
+    let like = bench.out("another");
+    std::fs::create_dir_all(&like).unwrap();
+    for entry in std::fs::read_dir(bench.model()).unwrap().flatten() {
+        std::fs::copy(entry.path(), like.join(entry.file_name())).unwrap();
+    }
+    let (own, other) = (open(bench.model()), open(text(&like)));
+    assert_eq!((own.status, other.status), (0, 0), "{}", other.err);
+    assert!(!own.err.contains("was trained for"), "{}", own.err);
+    assert!(other.err.contains("was trained for") && other.err.contains(text(&like)), "{}", other.err);
     let config = last.join("adapter_config.json");
     let mut keys: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
     keys["r"] = json!(5);

@@ -201,7 +201,7 @@ impl Zoo {
         if let Some(name) = &options.family {
             return self.by_name(name);
         }
-        let place = files.get("config.json").unwrap_or_default();
+        let place = files.get("config.json").unwrap_or_else(|| files.root().to_path_buf());
         let Some(named) = Named::by(config) else {
             let error = Error::format(&place, "the config has neither model_type nor architectures").set(
                 "name the family",

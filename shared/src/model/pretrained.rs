@@ -531,8 +531,31 @@ impl Pretrained {
             parameters: inventory.parameters,
             context: None,
             licence: release.map(|r| r.licence),
-            notes: Vec::new(),
+            notes: self.other_bases(),
         }
+    }
+
+    /// A note for each adapter that names a base model other than this.
+    fn other_bases(&self) -> Vec<String> {
+        // A model is known by several paths, and by its name at the hub: the last part of all is its own.
+        let name = |source: &str| {
+            let source = source.split('@').next().unwrap_or(source).trim_end_matches('/');
+            source.rsplit('/').next().unwrap_or(source).to_lowercase()
+        };
+        let own = name(&self.label);
+        let specs = self.options.adapters.iter().zip(self.attached.adapters());
+        let note = |(spec, (adapter, _)): (&AdapterSpec, &(Adapter, f64))| {
+            let base = adapter.base().filter(|base| !is_adapter_only(Path::new(&base.name)))?;
+            let beside = Path::new(&spec.path).join(&base.name);
+            let is_own = name(&base.name) == own || is_adapter_only(&beside);
+            (!is_own).then(|| {
+                format!(
+                    "the adapter {} was trained for {}, and is applied to {}",
+                    spec.path, base.name, self.label
+                )
+            })
+        };
+        specs.filter_map(note).collect()
     }
 }
 

@@ -348,6 +348,7 @@ impl Weights {
             return Ok(None);
         }
         let rank = lora.selection.rank(&module)?;
+        check_rank(rank, &module, shape)?;
         let ones = vec![1; shape.len().saturating_sub(2)];
         let (names, a, b) = match layer {
             Layer::Embedding => {
@@ -447,6 +448,23 @@ fn frozen_blocks(name: &str) -> Error {
         "{name} is stored in quantized blocks, as in GGUF files, which cannot be trained"
     ))
     .hint("train a LoRA adapter over it, or dequantize the weights when they are loaded")
+}
+
+/// Ranks that every layer may have, as in peft: of a small layer they are no lower than that of its weight.
+const MODEST_RANK: usize = 64;
+
+/// Refuses a `rank` whose factors have more rows or columns than the weight of `module`, of `shape`.
+fn check_rank(rank: usize, module: &str, shape: &[usize]) -> Result<()> {
+    let (outputs, inputs) = (shape.first().copied().unwrap_or(1), shape.iter().skip(1).product());
+    let most = MODEST_RANK.max(outputs).max(inputs);
+    match rank <= most {
+        true => Ok(()),
+        false => Err(Error::input(format!(
+            "rank {rank} does not fit {module}: its weight of shape {shape:?} has a rank of at most {}",
+            outputs.min(inputs)
+        ))
+        .hint("LoRA is of a low rank: 4 to 64, mostly")),
+    }
 }
 
 #[cfg(test)]
