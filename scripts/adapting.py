@@ -609,17 +609,17 @@ WORDS = (
     "orange"
 ).split()
 # Bins of an action's number, and tokens at the end of the vocabulary that no tokenizer has.
-BINS, SPARE = 16, 4
+BINS, SPARE = 8, 4
 VLA = {
     "architectures": ["OpenVLAForActionPrediction"], "model_type": "openvla",
     "arch_specifier": "no-align+gelu-mlp", "vision_backbone_id": "siglip-vit-so400m", "llm_backbone_id": "llama2-7b-pure",
     "use_fused_vision_backbone": False, "image_sizes": [112], "image_resize_strategy": "resize-naive",
     "timm_model_ids": ["vit_so400m_patch14_siglip_224"], "timm_override_act_layers": [None],
-    "timm_model_kwargs": [{"embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "patch_size": 14}],
+    "timm_model_kwargs": [{"embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0, "patch_size": 14}],
     "n_action_bins": BINS, "pad_to_multiple_of": SPARE,
     "text_config": {
-        "model_type": "llama", "vocab_size": len(WORDS) + BINS + SPARE, "hidden_size": 64, "intermediate_size": 128,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 200,
+        "model_type": "llama", "vocab_size": len(WORDS) + BINS + SPARE, "hidden_size": 96, "intermediate_size": 192,
+        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 6, "max_position_embeddings": 200,
     },
 }
 
@@ -652,12 +652,12 @@ def robot(lab):
     lab.text("vla/config.json", json.dumps(VLA))
     lab.text("vla/tokenizer.json", json.dumps(word_tokenizer(WORDS)))
     shutil.rmtree(lab.folder / "episodes", ignore_errors=True)
-    lab.tabletop("record", "episodes", lab.pick(1000, 40))
-    config = ["--from-config", "vla/config.json", "--data", "episodes", "--valid", lab.pick(0.02, 0.05)]
+    lab.tabletop("record", "episodes", lab.pick(1500, 40))
+    config = ["--from-config", "vla/config.json", "--data", "episodes", "--valid", lab.pick(0.01, 0.05)]
     lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "vla-start")
-    steps = lab.pick(6000, 60)
+    steps = lab.pick(4500, 60)
     losses = lab.tune(
-        *config, "--batch", 16, "--lr", 1e-3, "--schedule", "cosine", "--warmup", lab.pick(50, 10), "--steps", steps,
+        *config, "--batch", 16, "--lr", 2e-3, "--schedule", "cosine", "--warmup", lab.pick(100, 10), "--steps", steps,
         "--valid-every", steps // 3, "--out", "vla-trained",
     )
     rates = []
