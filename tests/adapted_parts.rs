@@ -432,3 +432,32 @@ fn an_adapter_with_the_projector_beside_it_makes_llava_of_a_language_model() {
         assert!(row.agrees, "{row}");
     }
 }
+
+#[test]
+fn a_table_and_a_head_that_are_replaced_by_one_matrix_stay_tied() {
+    let name = "gpt/gpt2_forward_official";
+    let model = ModelFolder::open(&case(name).join("model")).unwrap();
+    let release = Release::of(name, model.path());
+    let file = std::fs::read_dir(model.path()).unwrap().flatten().map(|entry| entry.path());
+    let file = file.into_iter().find_map(|path| Checkpoint::open(&path).ok()).unwrap();
+    let table = file.iter().find(|(name, _)| name.ends_with("wte.weight")).unwrap().1.clone();
+    let table = Tensor::from_vec(widen(&table).unwrap(), table.shape.as_slice(), &CPU).unwrap();
+    let moved = stored(&(table.sin().unwrap() + 0.25).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let both = ["transformer.wte.weight", "lm_head.weight"].map(|name| (name.to_string(), moved.clone()));
+    let config = AdapterConfig {
+        modules_to_save: vec!["wte".to_string(), "lm_head".to_string()],
+        ..config("unused", false)
+    };
+    Adapter::new(config, BTreeMap::new(), both.into()).unwrap().write(folder.path()).unwrap();
+    let path = folder.path().display().to_string();
+    let options = LoadOptions::default().with_adapter(AdapterSpec { path, scale: 1.0 });
+    let merged = tempfile::tempdir().unwrap().path().join("merged");
+    fauna_shared::train::merge(&fauna::zoo(), model.path().to_str().unwrap(), &options, &merged, false)
+        .unwrap();
+    let (plain, adapted) = (release.outputs(None).unwrap(), release.outputs(Some(folder.path())).unwrap());
+    let expected = Release::of(name, &merged).outputs(None).unwrap();
+    let tolerance = Tolerance { atol: 1e-5, rtol: 1e-4 };
+    assert!(compare("logits", &expected["logits"], &adapted["logits"], tolerance).unwrap().agrees);
+    assert!(!compare("logits", &plain["logits"], &adapted["logits"], tolerance).unwrap().agrees);
+}

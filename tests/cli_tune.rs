@@ -167,6 +167,15 @@ fn an_adapter_opens_over_its_base_alone_and_merged_with_the_same_outputs() {
     assert_eq!(bench.answer(&[base, "--adapter", &format!("{last}:0")]), untrained);
     let again = run(&["merge", base, "--adapter", &last, "--out", text(&merged)]);
     refused(&again, 2, &["merged", "exists", "--force"]);
+    assert_eq!(run(&["merge", base, "--adapter", &last, "--out", text(&merged), "--force"]).status, 0);
+    // What is no checkpoint, and what is merged, is not replaced.
+    let notes = bench.out("notes");
+    std::fs::create_dir_all(&notes).unwrap();
+    std::fs::write(notes.join("notes.txt"), "mine").unwrap();
+    for (out, word) in [(text(&notes), "no checkpoint"), (&last, "is merged"), (base, "is merged")] {
+        refused(&run(&["merge", base, "--adapter", &last, "--out", out, "--force"]), 2, &[word]);
+    }
+    assert!(notes.join("notes.txt").exists());
 }
 
 #[test]
@@ -461,6 +470,8 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
         (&["--lr", "inf"], &["learning_rate is inf"]),
         (&["--batch", "0"], &["batch is 0", "1 or more"]),
         (&["--accumulate", "0"], &["accumulate is 0"]),
+        (&["--accumulate", "1000000000"], &["1000000000", "at most 1048576"]),
+        (&["--batch", "18446744073709551615"], &["at most 1048576"]),
         (&["--steps", "0"], &["--steps"]),
         (&["--valid-every", "0"], &["--valid-every"]),
         (&["--valid-batches", "0"], &["valid_batches is 0"]),

@@ -48,6 +48,10 @@ impl Bytes {
     /// # Errors
     /// If the file does not exist, cannot be opened or is a folder.
     pub fn map(path: &Path) -> Result<Self> {
+        // Opening a pipe would wait for its writer.
+        if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+            return Err(Error::input("not a regular file").at(path));
+        }
         let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
         let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
         if metadata.is_dir() {

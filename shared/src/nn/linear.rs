@@ -135,8 +135,9 @@ impl Weights {
         let shared = self.at(held).table("weight", count, width)?;
         // An adapter of the table changes the embeddings alone, and one of the head the logits alone.
         let head = match self.unadapted(&format!("{held}.weight"), count, width)? {
-            Some(original) => original,
-            None => shared.without_updates(),
+            // One that replaces both by one matrix keeps them tied (ensure_weight_tying of peft).
+            Some(original) if !self.is_replaced(&format!("{copy}.weight")) => original,
+            _ => shared.without_updates(),
         };
         let head = self.adapted_head(head, &format!("{head_name}.weight"))?;
         self.record_tied(&format!("{held}.weight"), &format!("{copy}.weight"));

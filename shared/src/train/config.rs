@@ -34,6 +34,9 @@ impl std::str::FromStr for Schedule {
     }
 }
 
+/// The most examples of a step: more is a slip of the keyboard.
+const MOST_EXAMPLES: u64 = 1 << 20;
+
 /// Options of a training run. A run that is resumed needs the same ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -140,6 +143,13 @@ impl TrainingConfig {
         ];
         if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(Error::input(format!("{name} is 0, expected 1 or more")));
+        }
+        let examples = (self.batch as u64).saturating_mul(self.accumulate as u64);
+        if examples > MOST_EXAMPLES {
+            return Err(Error::input(format!(
+                "a step of batch {} times accumulate {} has {examples} examples, expected at most {MOST_EXAMPLES}",
+                self.batch, self.accumulate
+            )));
         }
         let optional = [
             ("valid_batches", self.valid_batches),

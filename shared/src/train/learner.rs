@@ -83,6 +83,10 @@ impl Learner {
             return Err(Error::input("weights are trained in full, and there are adapters over them")
                 .hint("merge the adapters into the model first, or train an adapter"));
         }
+        if trained.lora.is_none() && pretrained.options.runtime.quantize().is_some() {
+            return Err(Error::unsupported("quantized weights are not trained, only adapters over them")
+                .hint("train an adapter, or load the model without quantization"));
+        }
         // A head that the checkpoint lacks must be there before the model opens.
         let fresh = Fresh { seed: trained.seed, deviation: Some(0.02) };
         let mut variables = Variables::new(trained.select);

@@ -23,6 +23,9 @@ use crate::{Error, ErrorKind, Result};
 /// layout of its own cannot take;
 /// [`Io`](ErrorKind::Io) if writing fails.
 pub fn merge(zoo: &Zoo, source: &str, options: &LoadOptions, folder: &Path, replace: bool) -> Result<usize> {
+    if replace && folder.exists() {
+        check_replaceable(source, options, folder)?;
+    }
     if folder.exists() && !replace {
         return Err(Error::input("the output folder exists").at(folder).set(
             "choose another folder, or replace it",
@@ -55,6 +58,27 @@ pub fn merge(zoo: &Zoo, source: &str, options: &LoadOptions, folder: &Path, repl
     }
     write_checkpoint(&pretrained, &merged, folder)?;
     Ok(count)
+}
+
+/// Checks that `folder` is a checkpoint, and not the model or an adapter that is merged.
+fn check_replaceable(source: &str, options: &LoadOptions, folder: &Path) -> Result<()> {
+    let whole = |path: &Path| path.canonicalize().ok();
+    let read = options.adapters.iter().map(|adapter| adapter.path.as_str()).chain([source]);
+    if let Some(input) =
+        read.into_iter().find(|input| whole(Path::new(input)).is_some_and(|path| Some(path) == whole(folder)))
+    {
+        return Err(Error::input(format!("{input} is merged, and cannot be replaced by the result"))
+            .at(folder)
+            .hint("choose another folder"));
+    }
+    match folder.join("config.json").is_file() {
+        true => Ok(()),
+        false => {
+            Err(Error::input("the folder is no checkpoint that could be replaced, it has no config.json")
+                .at(folder)
+                .hint("choose another folder"))
+        }
+    }
 }
 
 struct Merge<'a> {

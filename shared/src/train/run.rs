@@ -86,6 +86,9 @@ impl<'a> Run<'a> {
         trainer.learner().check_savable()?;
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create", e))?;
         let lock = Lock::of(&folder)?;
+        if folder.join("config.json").exists() {
+            return Err(Error::input("the folder holds a model").at(&folder).hint("choose another folder"));
+        }
         let is_there = |name: &&str| match *name {
             LAST | BEST => folder.join(name).exists(),
             _ => super::state::is_complete(&folder.join(name)),

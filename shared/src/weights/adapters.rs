@@ -255,6 +255,11 @@ impl Weights {
         self.adapters()?.replaced.get(path)?.as_ref()
     }
 
+    /// Whether an adapter has the tensor `name` in full.
+    pub(crate) fn is_replaced(&self, name: &str) -> bool {
+        self.adapters().is_some_and(|adapters| adapters.replaced.contains_key(&self.path(name)))
+    }
+
     /// The table `name` of `[count, width]` as the checkpoint has it, if an adapter replaces it.
     pub(crate) fn unadapted(&self, name: &str, count: usize, width: usize) -> Result<Option<Matrix>> {
         let Some(stored) = self.replaced(&self.path(name)) else { return Ok(None) };

@@ -51,7 +51,7 @@ impl Default for DatasetOptions {
             targets: None,
             action_horizon: 1,
             image: ImageOptions::default(),
-            max_line: 16 << 20,
+            max_line: 1 << 20,
         }
     }
 }

@@ -171,6 +171,10 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
 
 /// Opens a text file that is neither compressed nor UTF-16.
 pub(crate) fn open_text(path: &Path) -> Result<BufReader<File>> {
+    // A pipe can be read once, and opening it would wait for its writer.
+    if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        return Err(Error::input("not a regular file").at(path).hint("write the data to a file"));
+    }
     let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
     let mut reader = BufReader::with_capacity(64 << 10, file);
     let start = reader.fill_buf().map_err(|e| Error::io(path, "read", e))?;
