@@ -356,6 +356,12 @@ fn a_run_goes_on_only_with_its_own_options_and_folder() {
     assert!(!bench.out("none").exists());
     refused(&bench.tune("out", &LORA), 2, &["has a run", "--resume"]);
     assert!(weights(&out) == before);
+    // Rows that were changed, though not in their length.
+    let rows = bench.data.path().join("train.jsonl");
+    let own = std::fs::read_to_string(&rows).unwrap();
+    std::fs::write(&rows, own.replacen("even", "EVEN", 1)).unwrap();
+    refused(&bench.tune("out", &[&LORA[..], &["--resume"]].concat()), 2, &["data", "checksum", "before"]);
+    std::fs::write(&rows, own).unwrap();
     // A run that is done is done.
     let done = bench.tune("out", &[&LORA[..], &["--resume"]].concat());
     assert_eq!(done.status, 0, "{}", done.err);

@@ -1,6 +1,8 @@
 //! The data set of `fauna tune`, and the head that it needs.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use fauna::datasets::{Dataset, DatasetOptions, TargetKind};
 use fauna::train::{Example, Target};
@@ -52,6 +54,8 @@ const UNNORM_KEY: &str = "tuned";
 /// The data set, and the config of the model that learns it.
 pub struct Data {
     pub dataset: Dataset,
+    /// The data set in words, with a checksum of its files.
+    pub description: String,
     /// Statistics of the actions of robots, by [`UNNORM_KEY`].
     pub statistics: Option<Value>,
     /// The names of the classes, in the order of the model's head.
@@ -86,6 +90,7 @@ impl Data {
         };
         let head = r"^(.*\.)?(classifier|score|lm_head|embed_out|qa_outputs|cls)\.".to_string();
         let mut data = Self {
+            description: format!("{}, checksum {:016x}", dataset.description(), checksum(&args.data)?),
             classes: dataset.classes().to_vec(),
             statistics: dataset.action_statistics(UNNORM_KEY),
             dataset,
@@ -143,4 +148,41 @@ fn labels_of(config: &Value) -> Vec<String> {
         labels.iter().filter_map(|(i, label)| Some((i.parse().ok()?, label.as_str()?))).collect();
     labels.sort_unstable();
     labels.into_iter().map(|(_, label)| label.to_string()).collect()
+}
+
+/// How much of a file its checksum covers, from its start; of the rest its length counts.
+const CHECKED_BYTES: u64 = 16 << 20;
+
+/// A checksum (64-bit FNV-1a) of the names, lengths and starts of the files at `path`, so that a run goes on with the data
+/// that it began with.
+fn checksum(path: &Path) -> Result<u64> {
+    let mut sum = 0xcbf2_9ce4_8422_2325;
+    add_to_checksum(path, &mut sum)?;
+    Ok(sum)
+}
+
+fn add_to_checksum(path: &Path, sum: &mut u64) -> Result<()> {
+    let unread = |e| Error::io(path, "read", e);
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            *sum = (*sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    };
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(unread)?;
+        let mut paths =
+            entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(unread)?;
+        paths.sort();
+        return paths.iter().try_for_each(|path| add_to_checksum(path, sum));
+    }
+    add(path.file_name().unwrap_or_default().as_encoded_bytes());
+    add(&std::fs::metadata(path).map_err(unread)?.len().to_le_bytes());
+    let mut file = File::open(path).map_err(unread)?.take(CHECKED_BYTES);
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut piece).map_err(unread)? {
+            0 => return Ok(()),
+            count => add(&piece[..count]),
+        }
+    }
 }

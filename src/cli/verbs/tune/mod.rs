@@ -165,7 +165,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         learner.variables().parameters()
     ));
     let model = format!("{source}{}", context.loading.description());
-    let description = RunDescription::new(model, args.description(), data.dataset.description());
+    let description = RunDescription::new(model, args.description(), data.description.clone());
     let mut collation = Collation::default();
     collation.classes = data.classes.clone();
     collation.statistics = data.statistics.clone();
