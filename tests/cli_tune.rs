@@ -581,6 +581,11 @@ fn an_adapter_of_another_base_or_with_other_ranks_is_refused() {
     assert!(other.err.contains("was trained for") && other.err.contains(text(&like)), "{}", other.err);
     let config = last.join("adapter_config.json");
     let mut keys: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    keys["modules_to_save"] = json!(["norm"]);
+    std::fs::write(&config, keys.to_string()).unwrap();
+    let incomplete = open(bench.model());
+    assert!(incomplete.err.contains("names norm and has no tensors of it"), "{}", incomplete.err);
+    keys["modules_to_save"] = json!(null);
     keys["r"] = json!(5);
     std::fs::write(&config, keys.to_string()).unwrap();
     refused(&open(bench.model()), 2, &["adapter_model.safetensors", "rank", "4", "5"]);
