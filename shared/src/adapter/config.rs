@@ -344,6 +344,11 @@ enum Targets {
     Names(Vec<String>),
 }
 
+/// Whether the path `module` is `name`, or ends with it after a dot.
+pub(crate) fn is_named(module: &str, name: &str) -> bool {
+    module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 impl Targets {
     fn new(modules: &TargetModules) -> Result<Self> {
         Ok(match modules {
@@ -357,9 +362,7 @@ impl Targets {
         match self {
             Self::All => Ok(true),
             Self::Pattern(pattern) => pattern.matches(module),
-            Self::Names(names) => Ok(names.iter().any(|name| {
-                module.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            })),
+            Self::Names(names) => Ok(names.iter().any(|name| is_named(module, name))),
         }
     }
 }

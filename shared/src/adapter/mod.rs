@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use config::is_named;
 pub use config::{AdapterConfig, HARMLESS, Selection, TargetModules, TrainedBias};
 pub use lora::{Kind, LoraTensors, Parts, merge, merge_bias, stored};
 use names::{Named, Role};

@@ -1,4 +1,4 @@
-//! Gradients of variables, by the backward pass of candle.
+//! Gradients of variables, by the backward passes of a tape of operations and of the tensor library.
 //!
 //! A tensor requires a gradient if a variable led to it. Operations that have no backward pass refuse such a tensor with
 //! an error that names the operation; a gradient is never cut silently.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde_json::{Map, Value};
 
 use super::{Card, Family, Model};
-use crate::adapter::{Adapter, AdapterSpec, TargetModules, is_adapter_only};
+use crate::adapter::{Adapter, AdapterSpec, TargetModules, is_adapter_only, is_named};
 use crate::checkpoint::Checkpoint;
 use crate::progress::Reporter;
 use crate::runtime::Runtime;
@@ -539,19 +539,16 @@ impl Pretrained {
     fn incomplete(&self, inventory: &Inventory) -> Vec<String> {
         let mut notes = Vec::new();
         for (spec, (adapter, _)) in self.options.adapters.iter().zip(self.attached.adapters()) {
-            let is = |path: &str, name: &str| {
-                path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            };
             let has_module = |name: &&str| {
                 let modules =
                     inventory.tensors.iter().filter_map(|(tensor, _)| tensor.strip_suffix(".weight"));
-                modules.into_iter().any(|module| is(module, name))
+                modules.into_iter().any(|module| is_named(module, name))
             };
             let targets = match &adapter.config().target_modules {
                 Some(TargetModules::Names(names)) => names.iter().map(String::as_str).collect(),
                 _ => Vec::new(),
             };
-            let is_updated = |name: &&str| adapter.modules().keys().any(|module| is(module, name));
+            let is_updated = |name: &&str| adapter.modules().keys().any(|module| is_named(module, name));
             let saved = adapter.modules_without_tensors().unwrap_or_default();
             for name in targets.into_iter().filter(|name| !is_updated(name)).chain(saved).filter(has_module) {
                 notes.push(format!("the adapter {} names {name} and has no tensors of it", spec.path));

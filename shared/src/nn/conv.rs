@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Shape, Tensor};
 use serde::Deserialize;
 
-use super::back::{self, Convolution, Padded, convolved};
+use super::back::{self, Convolution, Padded, weighted};
 use super::host;
 use crate::kernels::conv::Taps;
 use crate::runtime::{kernels_serve, kernels_take};
@@ -367,7 +367,7 @@ impl Weights {
 /// `(batch, frames, outputs)`.
 fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, op: Convolution) -> Result<Tensor> {
     if !host::serve([x, weight].into_iter().chain(bias)) {
-        return convolved(x, weight, bias, op);
+        return weighted(x, weight, bias, op);
     }
     let ((batch, _, inputs), outputs) = (x.dims3()?, weight.dim(0)?);
     let y = with_parameters(weight, bias, |weight, bias| {

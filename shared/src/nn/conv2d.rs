@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use super::back::{self, Convolution2d, MaxPooled, convolved};
+use super::back::{self, Convolution2d, MaxPooled, weighted};
 use super::conv::{add_bias, is_stand_in, kept, laid, same_inputs, with_parameters};
 use super::{Activation, host};
 use crate::kernels::conv2d::{self as kernel, Pictures, Window};
@@ -184,7 +184,7 @@ impl Conv2d {
         let kernel = (options.kernel, options.kernel);
         let window = Window { kernel, stride: options.stride, before: (above, left), zoom: options.zoom };
         if !host::serve(all()) {
-            let y = convolved(x, &self.weight, self.bias.as_ref(), Convolution2d { window, size })?;
+            let y = weighted(x, &self.weight, self.bias.as_ref(), Convolution2d { window, size })?;
             return activation.map_or(Ok(y.clone()), |activation| activation.forward(&y));
         }
         let finish = activation.map(|activation| move |y: &mut [f32]| activation.apply(y));

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 
-use super::back::{Biased, Product, Rows, VariableProduct, floats, gather};
+use super::back::{Biased, Product, Rows, VariableProduct, floats, gather, weighted};
 use super::low_rank::{LowRank, check, merged, updated, updated_rows};
 use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
@@ -211,12 +211,7 @@ impl Matrix {
             }
             Storage::Variable { tensor, layout, compute } if kernels_take(x) => {
                 let product = VariableProduct { layout: *layout, compute: *compute };
-                let (x, tensor) = (x.contiguous()?, tensor.contiguous()?);
-                let y = match bias {
-                    Some(bias) => grad::apply3(&x, &tensor, &bias.contiguous()?, product)?,
-                    None => grad::apply2(&x, &tensor, product)?,
-                };
-                finish(y, None, then)
+                finish(weighted(x, tensor, bias, product)?, None, then)
             }
             Storage::DeviceBlocks { tensor, .. } if !x.track_op() && rows <= FEW_ROWS => {
                 // candle's quantized kernels take contiguous float32, and have no backward pass.

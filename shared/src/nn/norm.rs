@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use candle_nn::ops::{layer_norm, rms_norm};
 
-use super::back::{GroupNormed, LayerNormed, RmsNormed};
+use super::back::{GroupNormed, LayerNormed, RmsNormed, weighted};
 use super::conv::is_stand_in;
 use super::{Activation, fused, host};
 use crate::kernels::matmul::Finish;
@@ -46,11 +46,7 @@ impl LayerNorm {
             return Ok(Tensor::from_vec(out, x.shape(), x.device())?);
         }
         if kernels_take(x) && self.parameters().all(kernels_take) {
-            let (x, op) = (x.contiguous()?, LayerNormed { eps: self.eps });
-            return Ok(match &self.bias {
-                Some(bias) => grad::apply3(&x, &self.weight.contiguous()?, &bias.contiguous()?, op)?,
-                None => grad::apply2(&x, &self.weight.contiguous()?, op)?,
-            });
+            return weighted(x, &self.weight, self.bias.as_ref(), LayerNormed { eps: self.eps });
         }
         let wide = x.to_dtype(DType::F32)?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
@@ -111,7 +107,7 @@ impl RmsNorm {
             })?;
         }
         if kernels_take(x) && kernels_take(&self.weight) {
-            return grad::apply2(&x.contiguous()?, &self.weight.contiguous()?, RmsNormed { eps: self.eps });
+            return weighted(x, &self.weight, None, RmsNormed { eps: self.eps });
         }
         if fused::serve(&[x, &self.weight]) {
             let like_weight = x.to_dtype(self.weight.dtype())?.contiguous()?;

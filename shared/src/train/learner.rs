@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Example;
 use super::save::{base_of, factor_of, savable, write_adapter, write_checkpoint};
-use crate::adapter::{AdapterConfig, TargetModules};
+use crate::adapter::{AdapterConfig, TargetModules, is_named};
 use crate::error::first_five;
 use crate::grad::Gradients;
 use crate::item::Tensors;
@@ -140,13 +140,7 @@ impl Learner {
             }
             (_, Some(lora)) => match &lora.config.target_modules {
                 Some(TargetModules::Names(targets)) => {
-                    let is_missing = |target: &&String| {
-                        let ends = |path: &&str| {
-                            path.strip_suffix(target.as_str())
-                                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                        };
-                        !adapted.iter().any(ends)
-                    };
+                    let is_missing = |target: &&String| !adapted.iter().any(|path| is_named(path, target));
                     targets
                         .iter()
                         .find(is_missing)

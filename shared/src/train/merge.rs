@@ -23,15 +23,16 @@ use crate::{Error, ErrorKind, Result};
 /// layout of its own cannot take;
 /// [`Io`](ErrorKind::Io) if writing fails.
 pub fn merge(zoo: &Zoo, source: &str, options: &LoadOptions, folder: &Path, replace: bool) -> Result<usize> {
-    if replace && folder.exists() {
-        check_replaceable(source, options, folder)?;
-    }
-    if folder.exists() && !replace {
-        return Err(Error::input("the output folder exists").at(folder).set(
-            "choose another folder, or replace it",
-            "QuantizeOptions::replace",
-            "true",
-        ));
+    match (folder.exists(), replace) {
+        (false, _) => {}
+        (true, true) => check_replaceable(source, options, folder)?,
+        (true, false) => {
+            return Err(Error::input("the output folder exists").at(folder).set(
+                "choose another folder, or replace it",
+                "QuantizeOptions::replace",
+                "true",
+            ));
+        }
     }
     let (family, mut pretrained) = zoo.pretrained(source, options)?;
     let adapters = pretrained.attached.adapters().to_vec();

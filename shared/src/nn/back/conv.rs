@@ -1,27 +1,16 @@
 //! Convolutions, max pooling and padding.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::super::PadMode;
 use super::linear::back_to_bias;
-use super::{delivered_or, host, numbers, out, tensor_of};
+use super::weighted::{Stored, Three, WithWeight};
+use super::{delivered_or, host, numbers, out, tensor_of, written_or_added};
 use crate::Result;
-use crate::grad::{self, Recorded};
+use crate::grad::Recorded;
 use crate::kernels::conv::{self, Taps};
 use crate::kernels::conv2d::{self, Pictures, Window};
 use crate::kernels::memory;
-
-/// `op` of `x`, `weight` and, if there is one, `bias`.
-pub(in crate::nn) fn convolved<O>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, op: O) -> Result<Tensor>
-where
-    O: 'static + CustomOp2 + CustomOp3 + Recorded + Send + Sync,
-{
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    match bias {
-        Some(bias) => grad::apply3(&x, &weight, &bias.contiguous()?, op),
-        None => grad::apply2(&x, &weight, op),
-    }
-}
 
 /// A one-dimensional convolution of `x`, `(batch, time, channels)`, to `frames` frames, with gradients of `x`, of the
 /// weight, whose elements are `(outputs, kernel, channels)` and whose first axis is the outputs, and of the bias,
@@ -32,19 +21,6 @@ pub(in crate::nn) struct Convolution {
 }
 
 impl Convolution {
-    fn forward(
-        &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<&[f32]>,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (batch, _, channels) = x_layout.shape().dims3()?;
-        let outputs = weight_layout.shape().dim(0)?;
-        let (x, weight) = (numbers(x, x_layout)?, numbers(weight, weight_layout)?);
-        let y = self.convolve(x, batch, channels, weight, bias, outputs);
-        Ok((CpuStorage::F32(y), (batch, self.frames, outputs).into()))
-    }
-
     /// The convolution of each of the sequences of `x`, `(batch, time, channels)`: `(batch, frames, outputs)`.
     pub(in crate::nn) fn convolve(
         &self,
@@ -73,83 +49,42 @@ impl Convolution {
             })
         })??
     }
+}
+
+impl WithWeight for Convolution {
+    const NAME: &'static str = "conv1d";
+
+    fn forward(
+        &self,
+        (x, x_layout): Stored,
+        (weight, weight_layout): Stored,
+        bias: Option<&[f32]>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, _, channels) = x_layout.shape().dims3()?;
+        let outputs = weight_layout.shape().dim(0)?;
+        let (x, weight) = (numbers(x, x_layout)?, numbers(weight, weight_layout)?);
+        let y = self.convolve(x, batch, channels, weight, bias, outputs);
+        Ok((CpuStorage::F32(y), (batch, self.frames, outputs).into()))
+    }
 
     fn back(
         &self,
         x: &Tensor,
         weight: &Tensor,
+        bias: Option<&Tensor>,
         grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> candle_core::Result<Three> {
         let to_x = wanted(x, |gradient| {
             let to = conv::Gradients { x: Some(gradient), ..conv::Gradients::default() };
             self.write(x, weight, grad, to)
         })?;
         let to_weight = delivered_or(weight, |gradient, accumulate| {
-            add_or_overwrite(gradient, accumulate, |gradient| {
+            written_or_added(gradient, accumulate, |gradient| {
                 let to = conv::Gradients { weight: Some(gradient), ..conv::Gradients::default() };
                 self.write(x, weight, grad, to)
             })
         })?;
-        Ok((to_x, to_weight))
-    }
-}
-
-impl Recorded for Convolution {}
-
-impl CustomOp2 for Convolution {
-    fn name(&self) -> &'static str {
-        "conv1d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        self.back(x, weight, &grad.contiguous()?)
-    }
-}
-
-impl CustomOp3 for Convolution {
-    fn name(&self) -> &'static str {
-        "conv1d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), Some(numbers(bias, bias_layout)?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (to_x, to_weight) = self.back(x, weight, &grad)?;
-        Ok((to_x, to_weight, back_to_bias(bias, &grad)?))
+        Ok([to_x, to_weight, back_to_bias(bias, grad)?])
     }
 }
 
@@ -161,21 +96,6 @@ pub(in crate::nn) struct Convolution2d {
 }
 
 impl Convolution2d {
-    fn forward(
-        &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<&[f32]>,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (batch, height, width, channels) = x_layout.shape().dims4()?;
-        let (_, _, _, outputs) = weight_layout.shape().dims4()?;
-        let x = Pictures { data: numbers(x, x_layout)?, height, width, channels };
-        let mut y = memory::zeros(batch * self.size.0 * self.size.1 * outputs);
-        let weight = numbers(weight, weight_layout)?;
-        conv2d::convolve(x, &self.window, weight, bias, None, self.size, &mut y);
-        Ok((CpuStorage::F32(y), (batch, self.size.0, self.size.1, outputs).into()))
-    }
-
     /// Writes the gradients that `to` has.
     fn write(&self, x: &Tensor, weight: &Tensor, grad: &Tensor, to: conv2d::Gradients) -> Result<()> {
         let (_, height, width, channels) = x.dims4()?;
@@ -188,83 +108,44 @@ impl Convolution2d {
             })
         })??
     }
+}
+
+impl WithWeight for Convolution2d {
+    const NAME: &'static str = "conv2d";
+
+    fn forward(
+        &self,
+        (x, x_layout): Stored,
+        (weight, weight_layout): Stored,
+        bias: Option<&[f32]>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, height, width, channels) = x_layout.shape().dims4()?;
+        let (_, _, _, outputs) = weight_layout.shape().dims4()?;
+        let x = Pictures { data: numbers(x, x_layout)?, height, width, channels };
+        let mut y = memory::zeros(batch * self.size.0 * self.size.1 * outputs);
+        let weight = numbers(weight, weight_layout)?;
+        conv2d::convolve(x, &self.window, weight, bias, None, self.size, &mut y);
+        Ok((CpuStorage::F32(y), (batch, self.size.0, self.size.1, outputs).into()))
+    }
 
     fn back(
         &self,
         x: &Tensor,
         weight: &Tensor,
+        bias: Option<&Tensor>,
         grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> candle_core::Result<Three> {
         let to_x = wanted(x, |gradient| {
             let to = conv2d::Gradients { x: Some(gradient), ..conv2d::Gradients::default() };
             self.write(x, weight, grad, to)
         })?;
         let to_weight = delivered_or(weight, |gradient, accumulate| {
-            add_or_overwrite(gradient, accumulate, |gradient| {
+            written_or_added(gradient, accumulate, |gradient| {
                 let to = conv2d::Gradients { weight: Some(gradient), ..conv2d::Gradients::default() };
                 self.write(x, weight, grad, to)
             })
         })?;
-        Ok((to_x, to_weight))
-    }
-}
-
-impl Recorded for Convolution2d {}
-
-impl CustomOp2 for Convolution2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        self.back(x, weight, &grad.contiguous()?)
-    }
-}
-
-impl CustomOp3 for Convolution2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), Some(numbers(bias, bias_layout)?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (to_x, to_weight) = self.back(x, weight, &grad)?;
-        Ok((to_x, to_weight, back_to_bias(bias, &grad)?))
+        Ok([to_x, to_weight, back_to_bias(bias, grad)?])
     }
 }
 
@@ -384,19 +265,4 @@ fn wanted(x: &Tensor, write: impl FnOnce(&mut [f32]) -> Result<()>) -> candle_co
     let mut gradient = memory::zeros(x.elem_count());
     write(&mut gradient).map_err(out)?;
     tensor_of(gradient, x).map(Some)
-}
-
-/// Lets `write` write over `gradient`, or adds what it writes if `accumulate`.
-fn add_or_overwrite(
-    gradient: &mut [f32],
-    accumulate: bool,
-    write: impl FnOnce(&mut [f32]) -> Result<()>,
-) -> Result<()> {
-    if !accumulate {
-        return write(gradient);
-    }
-    let mut new = memory::zeros(gradient.len());
-    write(&mut new)?;
-    gradient.iter_mut().zip(&new).for_each(|(sum, new)| *sum += new);
-    Ok(())
 }

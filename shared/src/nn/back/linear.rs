@@ -1,8 +1,9 @@
 //! Linear layers.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 
 use super::super::Matrix;
+use super::weighted::{Stored, Three, WithWeight};
 use super::{delivered_or, host, numbers, out, tensor_of, with_last};
 use crate::Result;
 use crate::grad::Recorded;
@@ -55,21 +56,6 @@ impl VariableProduct {
         })
     }
 
-    fn forward(
-        &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<&[f32]>,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = numbers(x, x_layout)?;
-        let (outputs, inputs) = self.sizes(weight_layout.shape())?;
-        let weight = floats(numbers(weight, weight_layout)?, self.layout, outputs, inputs).map_err(out)?;
-        let rows = x.len() / inputs.max(1);
-        let mut y = memory::zeros(rows * outputs);
-        matmul::linear(x, rows, &weight, bias, self.compute, None, &mut y);
-        Ok((CpuStorage::F32(y), with_last(x_layout, outputs)))
-    }
-
     /// The gradient of `x`.
     fn back_to_x(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
         let (outputs, inputs) = self.sizes(weight.shape())?;
@@ -83,13 +69,33 @@ impl VariableProduct {
         })??;
         Ok(Tensor::from_vec(back, x.shape(), x.device())?)
     }
+}
+
+impl WithWeight for VariableProduct {
+    const NAME: &'static str = "linear";
+
+    fn forward(
+        &self,
+        (x, x_layout): Stored,
+        (weight, weight_layout): Stored,
+        bias: Option<&[f32]>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = numbers(x, x_layout)?;
+        let (outputs, inputs) = self.sizes(weight_layout.shape())?;
+        let weight = floats(numbers(weight, weight_layout)?, self.layout, outputs, inputs).map_err(out)?;
+        let rows = x.len() / inputs.max(1);
+        let mut y = memory::zeros(rows * outputs);
+        matmul::linear(x, rows, &weight, bias, self.compute, None, &mut y);
+        Ok((CpuStorage::F32(y), with_last(x_layout, outputs)))
+    }
 
     fn back(
         &self,
         x: &Tensor,
         weight: &Tensor,
+        bias: Option<&Tensor>,
         grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> candle_core::Result<Three> {
         let to_x = x.track_op().then(|| self.back_to_x(x, weight, grad)).transpose().map_err(out)?;
         let sizes = self.sizes(weight.shape())?;
         let to_weight = |gradient: &mut [f32], accumulate| {
@@ -100,71 +106,13 @@ impl VariableProduct {
                 })
             })?
         };
-        Ok((to_x, delivered_or(weight, to_weight)?))
+        Ok([to_x, delivered_or(weight, to_weight)?, back_to_bias(bias, grad)?])
     }
 }
 
-impl Recorded for VariableProduct {}
-
-impl CustomOp2 for VariableProduct {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        self.back(x, weight, &grad.contiguous()?)
-    }
-}
-
-impl CustomOp3 for VariableProduct {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), Some(numbers(bias, bias_layout)?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (to_x, to_weight) = self.back(x, weight, &grad)?;
-        Ok((to_x, to_weight, back_to_bias(bias, &grad)?))
-    }
-}
-
-/// The gradient of a bias that was added to rows, from that of the rows.
-pub(super) fn back_to_bias(bias: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+/// The gradient of a bias, if there is one, that was added to rows, from that of the rows.
+pub(super) fn back_to_bias(bias: Option<&Tensor>, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    let Some(bias) = bias else { return Ok(None) };
     delivered_or(bias, |gradient, accumulate| {
         host::saved(grad, |grad| {
             let rows = grad.len() / gradient.len().max(1);
@@ -205,7 +153,7 @@ impl CustomOp2 for Biased {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let to_bias = back_to_bias(bias, &grad)?;
+        let to_bias = back_to_bias(Some(bias), &grad)?;
         Ok((x.track_op().then_some(grad), to_bias))
     }
 }

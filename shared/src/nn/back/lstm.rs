@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::super::Matrix;
+use super::weighted::Stored;
 use super::{delivered_or, floats, host, numbers, out, tensor_of};
 use crate::Result;
 use crate::grad::Recorded;
@@ -149,11 +150,7 @@ impl CustomOp2 for Recurrence {
         state: &CpuStorage,
         state_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let sizes = Sizes::of(gates_layout.shape())?;
-        let (gates, state) = (numbers(gates, gates_layout)?, numbers(state, state_layout)?);
-        let product = |h: &[f32]| self.weight.multiply_host(h, None, None);
-        let states = sizes.forward(gates, state, product).map_err(out)?;
-        Ok((CpuStorage::F32(states), (2, sizes.batch, sizes.time, sizes.width).into()))
+        forward((gates, gates_layout), (state, state_layout), |h| self.weight.multiply_host(h, None, None))
     }
 
     fn bwd(
@@ -213,12 +210,9 @@ impl CustomOp3 for VariableRecurrence {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let sizes = Sizes::of(gates_layout.shape())?;
-        let (gates, state) = (numbers(gates, gates_layout)?, numbers(state, state_layout)?);
+        let (_, width) = weight_layout.shape().dims2()?;
         let weight = numbers(weight, weight_layout)?;
-        let product = |h: &[f32]| self.product(h, weight, sizes.width);
-        let states = sizes.forward(gates, state, product).map_err(out)?;
-        Ok((CpuStorage::F32(states), (2, sizes.batch, sizes.time, sizes.width).into()))
+        forward((gates, gates_layout), (state, state_layout), |h| self.product(h, weight, width))
     }
 
     fn bwd(
@@ -248,6 +242,18 @@ impl CustomOp3 for VariableRecurrence {
         })?;
         Ok((wanted(gates, back.gates)?, wanted(state, back.state)?, to_weight))
     }
+}
+
+/// The states after each step, `(2, batch, time, hidden_size)`.
+fn forward(
+    (gates, gates_layout): Stored,
+    (state, state_layout): Stored,
+    product: impl Fn(&[f32]) -> Result<Vec<f32>>,
+) -> candle_core::Result<(CpuStorage, Shape)> {
+    let sizes = Sizes::of(gates_layout.shape())?;
+    let (gates, state) = (numbers(gates, gates_layout)?, numbers(state, state_layout)?);
+    let states = sizes.forward(gates, state, product).map_err(out)?;
+    Ok((CpuStorage::F32(states), (2, sizes.batch, sizes.time, sizes.width).into()))
 }
 
 /// What a backward pass of a recurrence computes.

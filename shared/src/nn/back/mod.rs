@@ -6,22 +6,24 @@ mod linear;
 mod lstm;
 mod norm;
 mod rows;
+mod weighted;
 
 use candle_core::{CpuStorage, Layout, Shape, Tensor};
 
 use super::host;
-use crate::kernels::memory;
+use crate::kernels::{elementwise, memory};
 use crate::runtime::kernels_take;
 use crate::{Result, grad};
 
 pub(crate) use activation::Summed;
 pub(super) use activation::{Activated, ClampedSwiglu, Gated};
-pub(super) use conv::{Convolution, Convolution2d, MaxPooled, Padded, convolved};
+pub(super) use conv::{Convolution, Convolution2d, MaxPooled, Padded};
 pub(super) use linear::{Biased, Product, VariableProduct, floats};
 pub(super) use lstm::{Recurrence, VariableRecurrence};
 pub(super) use norm::{GroupNormed, LayerNormed, Normalized, RmsNormed, Softmaxed};
 pub use rows::select_rows;
 pub(super) use rows::{Rows, gather};
+pub(super) use weighted::weighted;
 
 /// Whether `x` can use kernels with a backward pass: float32 on the CPU, kernels not turned off, with a gradient
 /// required.
@@ -64,6 +66,29 @@ fn delivered_or(
     let mut gradient = memory::zeros(x.elem_count());
     write(&mut gradient, false).map_err(out)?;
     tensor_of(gradient, x).map(Some)
+}
+
+/// Writes `new` over `gradient`, or adds it if `accumulate`.
+fn add_or_write(gradient: &mut [f32], accumulate: bool, new: &[f32]) {
+    match accumulate {
+        true => elementwise::add_to(new, gradient),
+        false => gradient.copy_from_slice(new),
+    }
+}
+
+/// Lets `write` write over `gradient`, or adds what it writes if `accumulate`.
+fn written_or_added(
+    gradient: &mut [f32],
+    accumulate: bool,
+    write: impl FnOnce(&mut [f32]) -> Result<()>,
+) -> Result<()> {
+    if !accumulate {
+        return write(gradient);
+    }
+    let mut new = memory::zeros(gradient.len());
+    write(&mut new)?;
+    elementwise::add_to(&new, gradient);
+    Ok(())
 }
 
 /// The shape of `layout` with another last axis.

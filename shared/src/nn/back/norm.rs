@@ -1,21 +1,11 @@
 //! Norms, softmax and L2 normalization.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor};
 
-use super::{delivered_or, host, numbers, out, tensor_of};
+use super::weighted::{Stored, Three, WithWeight};
+use super::{add_or_write, delivered_or, host, numbers, out, tensor_of};
 use crate::grad::Recorded;
-use crate::kernels::{elementwise, memory, norm};
-
-/// Writes a gradient over `gradient`, or adds it.
-fn add_or_write(gradient: &mut [f32], accumulate: bool, new: &[f32]) {
-    match accumulate {
-        true => {
-            let sum = memory::copy(gradient);
-            elementwise::add(&sum, new, gradient);
-        }
-        false => gradient.copy_from_slice(new),
-    }
-}
+use crate::kernels::{memory, norm};
 
 /// The gradients of the parameters of a norm, of which the last may be missing, delivered or returned.
 fn parameters(
@@ -36,19 +26,14 @@ pub(in crate::nn) struct RmsNormed {
     pub eps: f64,
 }
 
-impl Recorded for RmsNormed {}
+impl WithWeight for RmsNormed {
+    const NAME: &'static str = "rms-norm";
 
-impl CustomOp2 for RmsNormed {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(
+    fn forward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
+        (x, x_layout): Stored,
+        (weight, weight_layout): Stored,
+        _: Option<&[f32]>,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = numbers(x, x_layout)?;
         let mut y = memory::zeros(x.len());
@@ -56,13 +41,13 @@ impl CustomOp2 for RmsNormed {
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    fn bwd(
+    fn back(
         &self,
         x: &Tensor,
         weight: &Tensor,
-        _: &Tensor,
+        _: Option<&Tensor>,
         grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> candle_core::Result<Three> {
         let mut to_x = memory::zeros(x.elem_count());
         let mut to_weight = weight.track_op().then(|| memory::zeros(weight.elem_count()));
         host::saved(weight, |w| {
@@ -80,7 +65,7 @@ impl CustomOp2 for RmsNormed {
             Some(gradient) => parameters((weight, gradient), None)?,
             None => (None, None),
         };
-        Ok((x.track_op().then(|| tensor_of(to_x, x)).transpose()?, to_weight))
+        Ok([x.track_op().then(|| tensor_of(to_x, x)).transpose()?, to_weight, None])
     }
 }
 
@@ -89,11 +74,13 @@ pub(in crate::nn) struct LayerNormed {
     pub eps: f64,
 }
 
-impl LayerNormed {
+impl WithWeight for LayerNormed {
+    const NAME: &'static str = "layer-norm";
+
     fn forward(
         &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
+        (x, x_layout): Stored,
+        (weight, weight_layout): Stored,
         bias: Option<&[f32]>,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = numbers(x, x_layout)?;
@@ -108,7 +95,7 @@ impl LayerNormed {
         weight: &Tensor,
         bias: Option<&Tensor>,
         grad: &Tensor,
-    ) -> candle_core::Result<[Option<Tensor>; 3]> {
+    ) -> candle_core::Result<Three> {
         let mut to_x = memory::zeros(x.elem_count());
         let wanted = |parameter: &Tensor| parameter.track_op().then(|| memory::zeros(parameter.elem_count()));
         let (mut to_weight, mut to_bias) = (wanted(weight), bias.and_then(wanted));
@@ -129,65 +116,6 @@ impl LayerNormed {
         };
         let to_x = x.track_op().then(|| tensor_of(to_x, x)).transpose()?;
         Ok([to_x, one(Some(weight), to_weight)?, one(bias, to_bias)?])
-    }
-}
-
-impl Recorded for LayerNormed {}
-
-impl CustomOp2 for LayerNormed {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let [to_x, to_weight, _] = self.back(x, weight, None, grad)?;
-        Ok((to_x, to_weight))
-    }
-}
-
-impl CustomOp3 for LayerNormed {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), Some(numbers(bias, bias_layout)?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [to_x, to_weight, to_bias] = self.back(x, weight, Some(bias), grad)?;
-        Ok((to_x, to_weight, to_bias))
     }
 }
 
