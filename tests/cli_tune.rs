@@ -337,6 +337,7 @@ fn a_run_goes_on_only_with_its_own_options_and_folder() {
         ("--schedule", "linear", ["schedule", "constant", "linear"]),
         ("--dtype", "bf16", ["model", "before", "--dtype bf16"]),
         ("--valid-every", "15", ["valid_every", "10", "15"]),
+        ("--column", "messages=messages", ["data", "before", "--column messages=messages"]),
         ("--data", text(&bench.data.path().join("train.jsonl")), ["data", "2 for validation", "train.jsonl"]),
     ] {
         if name == "--data" {

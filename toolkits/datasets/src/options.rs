@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "series")]
+use fauna_forecasting::Frequency;
 use fauna_shared::item::ImageOptions;
 use fauna_shared::{Error, Result};
 
@@ -33,6 +35,9 @@ pub struct DatasetOptions {
     pub targets: Option<TargetKind>,
     /// Number of actions of a robot's step, from 1: that of the step and those of the next ones.
     pub action_horizon: usize,
+    /// Frequency of time series; `None` infers it from the timestamps.
+    #[cfg(feature = "series")]
+    pub frequency: Option<Frequency>,
     /// How pictures are decoded: as for the [model](fauna_shared::model::Pipeline::image_options).
     pub image: ImageOptions,
     /// Maximum size of a row of JSON or CSV or of a line of text, in bytes.
@@ -50,6 +55,8 @@ impl Default for DatasetOptions {
             text_unit: TextUnit::default(),
             targets: None,
             action_horizon: 1,
+            #[cfg(feature = "series")]
+            frequency: None,
             image: ImageOptions::default(),
             max_line: 1 << 20,
         }
@@ -97,6 +104,12 @@ impl DatasetOptions {
     /// The same with this number of actions per step of a robot.
     pub fn with_action_horizon(self, action_horizon: usize) -> Self {
         Self { action_horizon, ..self }
+    }
+
+    /// The same for time series of this frequency.
+    #[cfg(feature = "series")]
+    pub fn with_frequency(self, frequency: Frequency) -> Self {
+        Self { frequency: Some(frequency), ..self }
     }
 
     /// The same with pictures decoded with these options.

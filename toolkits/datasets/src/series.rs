@@ -45,7 +45,7 @@ pub(crate) fn open(path: &Path, options: &DatasetOptions) -> Result<Opened> {
         return Err(Error::input(format!("no covariate is called `{unknown}`"))
             .hint(format!("the covariates: {}", table.covariates.join(", "))));
     }
-    let mut series = table.histories().map_err(|e| e.at(path))?;
+    let mut series = table.histories(options.frequency).map_err(|e| e.at(path))?;
     for (_, history) in &mut series {
         history.covariates.retain(|covariate| !options.without.contains(&covariate.name));
     }

@@ -1,5 +1,6 @@
 //! Preparation of a table for a model: gaps filled in, frequencies, covariates and their future values checked.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use fauna_shared::error::first_five;
@@ -46,25 +47,10 @@ pub(crate) struct PreparedSeries {
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) if the frequency cannot be inferred or does not fit the table.
 pub(crate) fn prepare(table: &Table, options: &ForecastOptions, reads_covariates: bool) -> Result<Prepared> {
-    // Integers that were read as dates are integers again if the frequency is one of integers.
-    let is_integer = options.frequency.is_some_and(|frequency| frequency.is_integer());
-    let integers =
-        (table.timestamp_format.is_compact() && is_integer).then(|| table.with_integer_timestamps());
-    let table = integers.as_ref().unwrap_or(table);
+    let (table, frequencies) = with_frequencies(table, options.frequency)?;
+    let table = table.as_ref();
     let mut notes = table.notes.clone();
     let mut errors = table.errors.clone();
-    let frequencies = match options.frequency {
-        Some(frequency) => vec![frequency; table.series.len()],
-        None if table.series.is_empty() => Vec::new(),
-        None => table.frequencies()?,
-    };
-    let has_integers = table.timestamp_format.is_integer();
-    if let Some(frequency) = frequencies.iter().find(|one| one.is_integer() != has_integers) {
-        let kind = if has_integers { "integers" } else { "dates" };
-        return Err(Error::input(format!("the frequency {frequency} is not one of {kind}"))
-            .set("for integers", "ForecastOptions::frequency", "1")
-            .set("for dates", "ForecastOptions::frequency", "D (h, MS, ...)"));
-    }
     notes.extend(frequencies_note(table, &frequencies));
     let covariates = model_covariates(table, options, reads_covariates, &mut notes)?;
     let future = options.future_covariates.map(|future| Future::new(future, table.timestamp_format));
@@ -123,29 +109,52 @@ fn frequencies_note(table: &Table, frequencies: &[Frequency]) -> Option<String> 
     })
 }
 
+/// The frequency of each series, which is `frequency` or the inferred one, and the table with timestamps of its kind.
+fn with_frequencies(table: &Table, frequency: Option<Frequency>) -> Result<(Cow<'_, Table>, Vec<Frequency>)> {
+    // Integers that were read as dates are integers again if the frequency is one of integers.
+    let is_integer = frequency.is_some_and(|frequency| frequency.is_integer());
+    let table = match table.timestamp_format.is_compact() && is_integer {
+        true => Cow::Owned(table.with_integer_timestamps()),
+        false => Cow::Borrowed(table),
+    };
+    let frequencies = match frequency {
+        Some(frequency) => vec![frequency; table.series.len()],
+        None if table.series.is_empty() => Vec::new(),
+        None => table.frequencies()?,
+    };
+    let has_integers = table.timestamp_format.is_integer();
+    if let Some(frequency) = frequencies.iter().find(|one| one.is_integer() != has_integers) {
+        let kind = if has_integers { "integers" } else { "dates" };
+        return Err(Error::input(format!("the frequency {frequency} is not one of {kind}"))
+            .set("for integers", "ForecastOptions::frequency", "1")
+            .set("for dates", "ForecastOptions::frequency", "D (h, MS, ...)"));
+    }
+    Ok((table, frequencies))
+}
+
 impl Table {
-    /// The series as histories, to train on: gaps filled in by the inferred frequency, with all covariates, whose future
-    /// is empty; each with its id.
+    /// The series as histories, to train on: gaps filled in by `frequency`, or the inferred one, with all covariates,
+    /// whose future is empty; each with its id.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if a frequency cannot be inferred or a series has no value. Series of
-    /// [`errors`](Table::errors) are left out.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a frequency cannot be inferred or does not fit the table, or if a series
+    /// has no value. Series of [`errors`](Table::errors) are left out.
     #[cfg_attr(feature = "csv", doc = "\n```")]
     #[cfg_attr(not(feature = "csv"), doc = "\n```ignore")]
     /// use fauna_forecasting::{Columns, Table};
     /// let file = "unique_id,ds,y\na,2024-01-01,3\na,2024-01-02,4\na,2024-01-03,4\na,2024-01-05,6\n";
     /// let table = Table::from_csv(file.as_bytes(), "sales.csv", &Columns::default())?;
-    /// let (id, history) = table.histories()?.remove(0);
+    /// let (id, history) = table.histories(None)?.remove(0);
     /// assert_eq!((id.as_str(), history.values.len()), ("a", 5));
     /// assert!(history.values[3].is_nan());
     /// # Ok::<(), fauna_shared::Error>(())
     /// ```
-    pub fn histories(&self) -> Result<Vec<(String, History)>> {
-        let frequencies = if self.series.is_empty() { Vec::new() } else { self.frequencies()? };
+    pub fn histories(&self, frequency: Option<Frequency>) -> Result<Vec<(String, History)>> {
+        let (table, frequencies) = with_frequencies(self, frequency)?;
         let history = |(series, frequency): (&Series, Frequency)| {
-            let (filled, _) = self.fill_gaps(series, frequency)?;
+            let (filled, _) = table.fill_gaps(series, frequency)?;
             check_values(&filled)?;
-            let covariates = self.covariates.iter().zip(filled.covariates);
+            let covariates = table.covariates.iter().zip(filled.covariates);
             let covariates =
                 covariates.map(|(name, past)| Covariate { name: name.clone(), past, future: Vec::new() });
             let values = filled.values.iter().map(|value| *value as f32).collect();
@@ -153,7 +162,7 @@ impl Table {
                 History { values, covariates: covariates.collect(), frequency_class: frequency.class() };
             Ok((filled.id, history))
         };
-        self.series.iter().zip(frequencies).map(history).collect()
+        table.series.iter().zip(frequencies).map(history).collect()
     }
 }
 

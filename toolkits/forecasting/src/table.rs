@@ -44,7 +44,7 @@ impl Default for Columns {
 /// );
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Table {
     /// Names of the columns.
     pub columns: Columns,

@@ -5,6 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use fauna::datasets::{Dataset, DatasetOptions, TargetKind};
+#[cfg(feature = "science")]
+use fauna::forecasting::Frequency;
 use fauna::train::{Example, Target};
 use fauna::{Error, LoadOptions, Result};
 use serde_json::{Map, Value, json};
@@ -31,6 +33,10 @@ pub struct DataArgs {
     /// Largest row of JSON or CSV, or line of text, in bytes (default: 16777216).
     #[arg(help_heading = "Data", long, value_name = "BYTES")]
     max_line: Option<usize>,
+    /// Frequency of time series: min, 15min, h, D, B, W-MON, MS, ME, QS, YS, … (default: inferred from the dates).
+    #[cfg(feature = "science")]
+    #[arg(help_heading = "Data", long, value_name = "NAME")]
+    freq: Option<Frequency>,
     /// Read labels as classes or as numbers (default: by their values).
     #[arg(help_heading = "Data", long, value_name = "KIND")]
     labels: Option<Labels>,
@@ -41,6 +47,23 @@ pub struct DataArgs {
 enum Labels {
     Classes,
     Numbers,
+}
+
+impl DataArgs {
+    /// The options that change what is read, as text.
+    fn options(&self) -> String {
+        let Self { valid, columns, without, labels, .. } = self;
+        let columns = columns.iter().map(|(usual, found)| format!("--column {usual}={found}"));
+        let without = without.iter().map(|name| format!("--without {name}"));
+        let valid = valid.map(|share| format!("--valid {share}"));
+        let labels = labels.map(|kind| format!("--labels {kind:?}").to_lowercase());
+        #[cfg(feature = "science")]
+        let freq = self.freq.map(|freq| format!("--freq {freq}"));
+        #[cfg(not(feature = "science"))]
+        let freq = None;
+        let given = columns.chain(without).chain(valid).chain(labels).chain(freq);
+        given.map(|option| format!(", {option}")).collect()
+    }
 }
 
 fn renamed(argument: &str) -> std::result::Result<(String, String), String> {
@@ -76,6 +99,10 @@ impl Data {
         wanted.columns = args.columns.iter().cloned().collect();
         wanted.without = args.without.clone();
         wanted.max_line = args.max_line.unwrap_or(wanted.max_line);
+        #[cfg(feature = "science")]
+        {
+            wanted.frequency = args.freq;
+        }
         wanted.targets = args.labels.map(|labels| match labels {
             Labels::Classes => TargetKind::Classes,
             Labels::Numbers => TargetKind::Values,
@@ -90,7 +117,12 @@ impl Data {
         };
         let head = r"^(.*\.)?(classifier|score|lm_head|embed_out|qa_outputs|cls)\.".to_string();
         let mut data = Self {
-            description: format!("{}, checksum {:016x}", dataset.description(), checksum(&args.data)?),
+            description: format!(
+                "{}{}, checksum {:016x}",
+                dataset.description(),
+                args.options(),
+                checksum(&args.data)?
+            ),
             classes: dataset.classes().to_vec(),
             statistics: dataset.action_statistics(UNNORM_KEY),
             dataset,
@@ -132,6 +164,14 @@ impl Data {
             ("problem_type".to_string(), json!(problem)),
         ]);
         Ok(data)
+    }
+
+    /// A note on a new head, which does not have the weights of the model's own.
+    pub fn new_head(&self) -> Option<String> {
+        self.has_new_head.then(|| match self.classes.len() {
+            0 => "the output head is new, for numbers".to_string(),
+            classes => format!("the output head is new, for {classes} classes"),
+        })
     }
 
     /// `options` with the keys of the config that the data set changes.

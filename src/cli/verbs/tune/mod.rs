@@ -155,6 +155,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let data = Data::open(&args.data, &args.seed, &source, &options).context("cannot read the data")?;
     context.say(data.dataset.description());
     data.dataset.notes().iter().for_each(|note| context.say(note));
+    data.new_head().iter().for_each(|note| context.say(note));
     let options = data.with_config(options)?;
     let learner = Learner::open(&fauna::zoo(), &source, &options, args.trained(&data)?)
         .map_err(|error| args.with_advice(error, &data))

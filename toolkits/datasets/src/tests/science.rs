@@ -34,6 +34,18 @@ fn series_have_gaps_and_covariates() {
 }
 
 #[test]
+fn series_are_of_the_frequency_that_is_given_or_inferred() {
+    let text =
+        "unique_id,ds,y\na,2024-01-01,1\na,2024-01-04,2\na,2024-01-06,3\na,2024-01-07,4\na,2024-02-19,5\n";
+    refused(read("a.csv", text, &default()), &["a.csv", "cannot be inferred", "frequency"]);
+    let examples = read("a.csv", text, &default().with_frequency("D".parse().unwrap())).unwrap();
+    let Example::Series { history, .. } = &examples[0] else { panic!() };
+    assert_eq!((history.values.len(), history.values[5], history.values[49]), (50, 3.0, 5.0));
+    let weekly = default().with_frequency("W-MON".parse().unwrap());
+    refused(read("a.csv", text, &weekly), &["series `a`", "2024-01-04", "W-MON"]);
+}
+
+#[test]
 fn genes_are_read_from_fasta() {
     let text = "\n>a first\nACGT\nacgu\n>b\nNNN";
     let examples = read("a.fasta", text, &default()).unwrap();
