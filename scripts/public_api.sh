@@ -22,11 +22,12 @@ made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' > "$made/rustdoc"
 chmod +x "$made/rustdoc"
-# The library crates of the workspace; the kernels are an inner matter, and the built-in model is data.
+# The library crates of the workspace; the kernels are an inner matter, and the built-in models are data.
 crates=$(cargo metadata --no-deps --format-version 1 | python3 -c '
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
-    if package["name"] not in ("fauna-kernels", "fauna-minilm"):
+    data = ("fauna-bundle", "fauna-kernels", "fauna-minilm")
+    if package["name"] not in data and not package["name"].startswith("fauna-pocket-"):
         print(package["name"])')
 for crate in $crates; do
     case "$crate" in

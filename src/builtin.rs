@@ -1,40 +1,147 @@
-//! The built-in model: all-MiniLM-L6-v2, a sentence-embedding BERT of 22.7 million parameters, quantized to 8 bits.
+//! The built-in models: all-MiniLM-L6-v2 in 8 bits, and the pocket models, small checkpoints that show each system without
+//! a download.
 //!
-//! Its files are embedded in the binary. They are written to the cache at first use, so that they are memory-mapped
+//! Their files are embedded in the binary. They are written to the cache at first use, so that they are memory-mapped
 //! like any other checkpoint.
+//!
+//! ```
+//! let minilm = fauna::builtin::find("minilm").unwrap();
+//! assert_eq!(minilm.release, "sentence-transformers/all-MiniLM-L6-v2");
+//! let model = fauna::open("fauna:minilm")?; // or "minilm", where no folder has this name
+//! assert_eq!(model.card().family, "bert");
+//! # Ok::<(), fauna::Error>(())
+//! ```
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use fauna_bundle::Bundle;
+use serde::{Deserialize, Serialize};
+
 use crate::source::{Finder, HubConfig};
 use crate::{Error, Result};
 
-/// Name of the model.
-pub const NAME: &str = "minilm";
-
-/// Hugging Face Hub repository that the model comes from.
-pub const SOURCE: &str = "sentence-transformers/all-MiniLM-L6-v2";
-
-/// Returns the default finder, which in addition resolves the built-in model.
-pub fn finder() -> Finder {
-    Finder::from_env().with_builtin(|name| if name == NAME { folder().ok() } else { None })
+/// A built-in model.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Builtin {
+    /// Name of the model.
+    pub name: &'static str,
+    /// The system that it shows, as in the registry of the families.
+    pub system: &'static str,
+    /// What it does, in a few words.
+    pub does: &'static str,
+    /// A release of full size that the same commands take; for MiniLM, the one that it comes from.
+    pub release: &'static str,
+    bundle: Bundle,
 }
 
-/// Returns the folder of the built-in model. At first use its files are written to the cache, or to the temporary folder
-/// if the cache is not writable.
-///
-/// # Errors
-/// [`Io`](crate::ErrorKind::Io) if neither can be written.
-pub fn folder() -> Result<PathBuf> {
-    let name = format!("builtin-{NAME}-{}", env!("CARGO_PKG_VERSION"));
-    let cache = HubConfig::from_env().named.join(&name);
-    lay_out(&cache).or_else(|_| lay_out(&std::env::temp_dir().join("fauna").join(&name)))
+/// A measured figure of a model, on data that it was not trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Figure {
+    /// What was measured.
+    pub what: String,
+    /// The value.
+    pub value: f64,
+    /// The unit of the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The goal, if there is one: `>= 0.9`, `<= 20` or `0.75 to 0.85`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    /// Whether the goal is met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub met: Option<bool>,
+}
+
+/// The built-in model MiniLM.
+const MINILM: Builtin = Builtin {
+    name: fauna_minilm::MINILM.name,
+    system: "BERT",
+    does: "embeds sentences",
+    release: "sentence-transformers/all-MiniLM-L6-v2",
+    bundle: fauna_minilm::MINILM,
+};
+
+/// Of each pocket model: its name, its system, what it does, a release of full size.
+const POCKET: &[[&str; 4]] = &[];
+
+/// The built-in models: MiniLM, then the pocket models.
+pub fn models() -> Vec<Builtin> {
+    let bundles = [
+        fauna_pocket_text::MODELS,
+        fauna_pocket_vision::MODELS,
+        fauna_pocket_audio::MODELS,
+        fauna_pocket_robotics::MODELS,
+        fauna_pocket_science::MODELS,
+    ]
+    .concat();
+    let pocket = POCKET.iter().filter_map(|[name, system, does, release]| {
+        let bundle = *bundles.iter().find(|bundle| bundle.name == *name)?;
+        Some(Builtin { name, system, does, release, bundle })
+    });
+    std::iter::once(MINILM).chain(pocket).collect()
+}
+
+/// The built-in model `name`, which may begin with `fauna:`.
+pub fn find(name: &str) -> Option<Builtin> {
+    let name = name.strip_prefix("fauna:").unwrap_or(name);
+    models().into_iter().find(|model| model.name == name)
+}
+
+/// Returns the default finder, which in addition resolves the built-in models.
+pub fn finder() -> Finder {
+    resolving(Finder::from_env())
+}
+
+/// Returns `finder`, which in addition resolves the built-in models.
+pub fn resolving(finder: Finder) -> Finder {
+    finder.with_builtin(models().into_iter().map(|model| model.name), |name| {
+        find(name).map(|model| model.folder()).transpose()
+    })
+}
+
+impl Builtin {
+    /// Returns the folder of the model. At first use its files are written to the cache, or to the temporary folder if
+    /// the cache is not writable.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if neither can be written.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let name = format!("builtin-{}-{}", self.name, env!("CARGO_PKG_VERSION"));
+        let cache = HubConfig::from_env().named.join(&name);
+        lay_out(&self.bundle, &cache)
+            .or_else(|_| lay_out(&self.bundle, &std::env::temp_dir().join("fauna").join(&name)))
+    }
+
+    /// The size of its files in bytes.
+    pub fn size(&self) -> u64 {
+        self.bundle.size()
+    }
+
+    /// Whether it is a pocket model, which was trained for this program.
+    pub fn is_pocket(&self) -> bool {
+        self.name != MINILM.name
+    }
+
+    /// Its model card, as Markdown.
+    pub fn card(&self) -> Option<&'static str> {
+        let name = if self.is_pocket() { "README.md" } else { "SOURCE.md" };
+        std::str::from_utf8(self.bundle.file(name)?).ok()
+    }
+
+    /// Its figures, the most telling first; empty for MiniLM.
+    pub fn figures(&self) -> Vec<Figure> {
+        let measured = self.bundle.file("measured.json").unwrap_or(b"[]");
+        serde_json::from_slice(measured).unwrap_or_default()
+    }
 }
 
 /// Writes the files to `folder` unless they exist. This is safe with several processes: each writes to a file of its
 /// own, which is then renamed.
-fn lay_out(folder: &Path) -> Result<PathBuf> {
-    for (name, bytes) in fauna_minilm::FILES {
+fn lay_out(bundle: &Bundle, folder: &Path) -> Result<PathBuf> {
+    for (name, bytes) in bundle.files {
         let path = folder.join(name);
         if fs::read(&path).is_ok_and(|there| there == *bytes) {
             continue;
@@ -49,4 +156,57 @@ fn lay_out(folder: &Path) -> Result<PathBuf> {
         })?;
     }
     Ok(folder.to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The files below `folder`, with `/` as separator.
+    fn files_below(folder: &Path, before: &str, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let name = format!("{before}{}", entry.file_name().to_str().unwrap());
+            match entry.path().is_dir() {
+                true => files_below(&entry.path(), &format!("{name}/"), found),
+                false => drop(found.insert(name)),
+            }
+        }
+    }
+
+    #[test]
+    fn every_pocket_model_is_whole_described_and_small() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/pocket");
+        let mut total = 0;
+        let mut listed = BTreeSet::new();
+        for model in models().into_iter().filter(Builtin::is_pocket) {
+            let folder = fs::read_dir(&root).unwrap().flatten().map(|entry| entry.path().join(model.name));
+            let folder = folder.into_iter().find(|folder| folder.is_dir()).expect(model.name);
+            let mut found = BTreeSet::new();
+            files_below(&folder, "", &mut found);
+            let bundled: BTreeSet<String> =
+                model.bundle.files.iter().map(|(name, _)| name.to_string()).collect();
+            assert_eq!(found, bundled, "{}", model.name);
+            let card = model.card().unwrap();
+            assert!(card.contains("cannot") && card.contains("Trained on"), "{}", model.name);
+            let figures = model.figures();
+            assert!(!figures.is_empty(), "{}", model.name);
+            let by_families = crate::families().iter().any(|family| family.systems.contains(&model.system));
+            assert!(by_families, "{}: {}", model.name, model.system);
+            total += model.size();
+            listed.insert(model.name);
+        }
+        let mut folders = BTreeSet::new();
+        for modality in fs::read_dir(&root).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+            for entry in fs::read_dir(modality.path()).unwrap().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                if name.starts_with("pocket-") {
+                    folders.insert(name);
+                }
+            }
+        }
+        assert_eq!(folders, listed.into_iter().map(String::from).collect());
+        assert!(total <= 40_000_000, "{total} bytes");
+    }
 }

@@ -140,7 +140,8 @@ pub mod builtin;
 /// Loads the model that `source` names, on the CPU, in float32.
 ///
 /// A source is a folder or a file on disk, the id of a repository on the Hugging Face Hub with an optional revision
-/// (`owner/name@main`), a name in the cache, or `minilm`, which is built in. A path never causes network access.
+/// (`owner/name@main`), a name in the cache, or a [built-in](builtin) model: `minilm` or `fauna:minilm`. A path never causes
+/// network access.
 ///
 /// # Errors
 /// An invalid source, file, config or tensor; see [`ErrorKind`].
@@ -205,20 +206,33 @@ pub fn zoo() -> Zoo {
     Zoo::new(families()).with_absent(features::absent())
 }
 
-/// Adds a hint to `error` if `source` is the built-in model and this build does not include it.
+/// Adds a hint to `error` if `source` is a built-in model and this build does not include it.
 fn without_builtin(source: &str, error: Error) -> Error {
-    match source == "minilm" && cfg!(not(feature = "builtin")) {
-        true => error.hint("this build has no built-in model: the cargo feature `builtin` of fauna adds it"),
+    let is_builtin = source == "minilm" || source.starts_with("fauna:") || source.starts_with("pocket-");
+    match is_builtin && cfg!(not(feature = "builtin")) {
+        true => {
+            error.hint("this build has no built-in models: the cargo feature `builtin` of fauna adds them")
+        }
         false => error,
     }
 }
 
-/// Returns `options`, with a finder that resolves the built-in model if `source` names it.
+/// Returns `options`, with a finder that resolves the built-in models if `source` or an adapter names one.
 fn finding_builtin<'a>(source: &str, options: &'a LoadOptions) -> Cow<'a, LoadOptions> {
     #[cfg(feature = "builtin")]
-    if source == builtin::NAME {
+    if [source]
+        .into_iter()
+        .chain(options.adapters.iter().map(|adapter| adapter.path.as_str()))
+        .any(is_builtin)
+    {
         return Cow::Owned(LoadOptions { finder: Arc::new(builtin::finder()), ..options.clone() });
     }
     let _ = source;
     Cow::Borrowed(options)
+}
+
+/// Whether `source` names a built-in model.
+#[cfg(feature = "builtin")]
+fn is_builtin(source: &str) -> bool {
+    builtin::find(source).is_some()
 }

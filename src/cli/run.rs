@@ -163,7 +163,10 @@ pub fn names_a_model(word: &OsStr) -> bool {
     let Some(name) = word.to_str() else { return Path::new(word).exists() };
     let is_cached =
         || fauna::source::HubConfig::from_env().named.join(name).is_dir() && !name.starts_with('.');
-    let is_builtin = cfg!(feature = "builtin") && name == "minilm";
+    #[cfg(feature = "builtin")]
+    let is_builtin = name.starts_with("fauna:") || fauna::builtin::find(name).is_some();
+    #[cfg(not(feature = "builtin"))]
+    let is_builtin = name.starts_with("fauna:");
     name.contains(['/', '\\']) || is_builtin || is_naive(name) || Path::new(name).exists() || is_cached()
 }
 

@@ -64,6 +64,8 @@ pub enum Source {
     Hub(Repo),
     /// A name without an owner: built in, or in [`HubConfig::named`].
     Name(String),
+    /// The name of a built-in model: `fauna:NAME`.
+    Builtin(String),
 }
 
 impl Source {
@@ -71,7 +73,7 @@ impl Source {
     ///
     /// An existing path is a folder or file. A name that starts with `.`, `/` or `~`, has more than one separator, has
     /// the extension of a weight file or begins with an existing folder is a missing path. `hf:owner/name` is always a
-    /// repository of the hub.
+    /// repository of the hub, and `fauna:name` a built-in model.
     ///
     /// ```
     /// use fauna_shared::source::{Repo, Source};
@@ -86,6 +88,9 @@ impl Source {
     pub fn parse(name: &str) -> Result<Self> {
         if let Some(id) = name.strip_prefix("hf:").or_else(|| name.strip_prefix("https://huggingface.co/")) {
             return Ok(Self::Hub(Repo::parse(id)?));
+        }
+        if let Some(name) = name.strip_prefix("fauna:") {
+            return Ok(Self::Builtin(name.into()));
         }
         let path = Path::new(name);
         if path.is_dir() {
@@ -117,6 +122,7 @@ impl fmt::Display for Source {
             Self::Folder(path) | Self::File(path) => path.display().fmt(f),
             Self::Hub(repo) => repo.fmt(f),
             Self::Name(name) => name.fmt(f),
+            Self::Builtin(name) => write!(f, "fauna:{name}"),
         }
     }
 }
@@ -138,14 +144,15 @@ fn missing_path(path: &Path) -> Error {
     )
 }
 
-/// Returns the path of a built-in name.
-type Builtin = dyn Fn(&str) -> Option<PathBuf> + Send + Sync;
+/// Returns the path of a built-in name, or `None` for another name.
+type Builtin = dyn Fn(&str) -> Result<Option<PathBuf>> + Send + Sync;
 
 /// Turns a [`Source`] into [`Files`].
 pub struct Finder {
     hub: Box<dyn Hub>,
     named: PathBuf,
     builtin: Box<Builtin>,
+    builtin_names: Vec<String>,
     progress: Arc<dyn Progress>,
 }
 
@@ -162,14 +169,21 @@ impl Finder {
         Self {
             hub: Box::new(hub),
             named: named.into(),
-            builtin: Box::new(|_| None),
+            builtin: Box::new(|_| Ok(None)),
+            builtin_names: Vec::new(),
             progress: Arc::new(Silent),
         }
     }
 
-    /// Adds built-in names, each a folder or a file. They take precedence.
-    pub fn with_builtin(mut self, builtin: impl Fn(&str) -> Option<PathBuf> + Send + Sync + 'static) -> Self {
-        self.builtin = Box::new(builtin);
+    /// Adds the built-in `names`, of each of which `path` returns the folder or file, and `None` for other names. They
+    /// take precedence over those in [`HubConfig::named`].
+    pub fn with_builtin<N: Into<String>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+        path: impl Fn(&str) -> Result<Option<PathBuf>> + Send + Sync + 'static,
+    ) -> Self {
+        self.builtin = Box::new(path);
+        self.builtin_names = names.into_iter().map(Into::into).collect();
         self
     }
 
@@ -189,6 +203,15 @@ impl Finder {
             Source::Folder(path) => Files::folder(path, source.to_string()),
             Source::File(path) => Files::file(path, source.to_string()),
             Source::Name(name) => self.find_name(name)?,
+            Source::Builtin(name) => self.find_builtin(name)?.ok_or_else(|| {
+                let near = nearest(name, self.builtin_names.iter().map(String::as_str));
+                let error = Error::new(ErrorKind::NotFound, format!("no built-in model is named {name}"));
+                match (self.builtin_names.is_empty(), near.is_empty()) {
+                    (true, _) => error.hint("this program has no built-in models"),
+                    (_, false) => error.hint(format!("did you mean {}?", near.join(", "))),
+                    _ => error.hint(format!("the built-in models: {}", self.builtin_names.join(", "))),
+                }
+            })?,
             Source::Hub(repo) => return self.pull(repo, wanted),
         };
         Ok(files.choosing(wanted))
@@ -199,9 +222,14 @@ impl Finder {
         self.hub.list(repo, &*self.progress)
     }
 
+    fn find_builtin(&self, name: &str) -> Result<Option<Files>> {
+        let path = (self.builtin)(name)?;
+        Ok(path.map(|path| if path.is_dir() { Files::folder(&path, name) } else { Files::file(&path, name) }))
+    }
+
     fn find_name(&self, name: &str) -> Result<Files> {
-        if let Some(path) = (self.builtin)(name) {
-            return Ok(if path.is_dir() { Files::folder(&path, name) } else { Files::file(&path, name) });
+        if let Some(files) = self.find_builtin(name)? {
+            return Ok(files);
         }
         let folder = self.named.join(name);
         if is_safe_name(name) && folder.is_dir() {
@@ -209,7 +237,7 @@ impl Finder {
         }
         let known =
             names_under(&self.named, 1).into_iter().filter_map(|n| n.split_once('/').map(|n| n.0.to_owned()));
-        let mut known: Vec<String> = known.collect();
+        let mut known: Vec<String> = known.chain(self.builtin_names.iter().cloned()).collect();
         known.dedup();
         let near = nearest(name, known.iter().map(String::as_str));
         let mut error = Error::new(ErrorKind::NotFound, format!("no model is named {name}"))

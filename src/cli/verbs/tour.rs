@@ -96,8 +96,8 @@ struct Answer {
 /// Runs the queries, writes the heatmap and prints example commands.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     // Reports a cache that is not writable before the model is looked up in it.
-    fauna::builtin::folder()?;
-    let model = context.open(fauna::builtin::NAME)?;
+    let minilm = fauna::builtin::find("minilm").expect("built in");
+    let model = context.open("minilm")?;
     let sentences: Vec<&'static str> = COLLECTION.lines().collect();
     let questions = match args.questions.is_empty() {
         true => QUESTIONS.map(String::from).to_vec(),
@@ -129,7 +129,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if context.globals.json {
         let picture = drawn.is_ok().then_some(&args.out);
         let answers: Vec<_> = answers.iter().map(as_json).collect();
-        output.json(&json!({"model": fauna::builtin::SOURCE, "answers": answers, "picture": picture}))?;
+        output.json(&json!({"model": minilm.release, "answers": answers, "picture": picture}))?;
     } else {
         let card = model.card();
         output.line(format!(

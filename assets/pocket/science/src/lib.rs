@@ -1,0 +1,7 @@
+//! The pocket models of the modality science: small checkpoints in the layouts of the releases, each with its card. Data, and
+//! nothing else.
+
+use fauna_bundle::Bundle;
+
+/// The models.
+pub const MODELS: &[Bundle] = &[];
