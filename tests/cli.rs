@@ -677,6 +677,24 @@ mod builtin {
     }
 
     #[test]
+    fn the_lines_of_a_file_are_searched() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = folder.path().join("notes.txt");
+        std::fs::write(&notes, b"Shares fell.\n\nA lullaby for the baby.\nThe rover drove on Mars.\n\xff\n")
+            .unwrap();
+        let done = run(&["search", "minilm", text(&notes), "help a child sleep", "--top", "2", "--json"]);
+        // The line that is not UTF-8 is reported, the blank one is not.
+        assert_eq!((done.status, done.err.lines().count()), (2, 1), "{}", done.err);
+        assert!(done.err.contains("notes.txt: line 5"), "{}", done.err);
+        let found = json_lines(&done.out)[0]["found"].clone();
+        assert_eq!(found[0]["text"], "A lullaby for the baby.");
+        assert_eq!(found.as_array().unwrap().len(), 2);
+        refused(&run(&["search", "minilm", text(&notes), "x", "--png", "a.png"]), 2, &["--png", "notes.txt"]);
+        std::fs::write(&notes, "\n").unwrap();
+        refused(&run(&["search", "minilm", text(&notes), "x"]), 2, &["notes.txt", "no text to search"]);
+    }
+
+    #[test]
     fn the_built_in_model_ranks_by_similarity() {
         let done = run(&["compare", "minilm", "a cat sleeps", "the kitten naps", "stocks fell", "--json"]);
         served(&done);

@@ -76,7 +76,9 @@ fn relax_and_md_run_and_plot_the_energy() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "two.xyz", STRUCTURES);
     let (out, plot) = (folder.path().join("out.xyz"), folder.path().join("energy.png"));
+    let picture = folder.path().join("last.png");
     let ask = [MODEL, "--atoms", text(&path), "--force", "--out", text(&out), "--plot", text(&plot)];
+    let ask = [&ask[..], &["--picture", text(&picture)]].concat();
     let relax = [&["relax"], &ask[..], &["--max-steps", "5", "--fmax", "0.0001", "--json"]].concat();
     let done = run(&relax);
     assert_eq!(done.status, 0, "{}", done.err);
@@ -88,6 +90,12 @@ fn relax_and_md_run_and_plot_the_energy() {
     }
     assert_eq!(files::read(&out).unwrap().len(), 2);
     assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
+    assert_eq!(fauna::image::read(&picture).unwrap().width, 640);
+    // An earlier picture is overwritten, another file is not.
+    let draw = || run(&["energy", MODEL, "--atoms", text(&path), "--picture", text(&picture)]);
+    assert_eq!(draw().status, 0);
+    std::fs::write(&picture, "a letter").unwrap();
+    refused(&draw(), 2, &["last.png", "--force"]);
 
     let md = [&["md"], &ask[..], &["--steps", "20", "--kelvin", "200", "--time-step", "0.5", "--every", "5"]]
         .concat();

@@ -53,7 +53,7 @@ pub fn of(card: &Card) -> Vec<&'static str> {
     if writes(Modality::Vector) {
         verbs.push("embed");
         verbs.extend(reads(Modality::Text).then_some("compare"));
-        verbs.extend((reads(Modality::Text) && reads(Modality::Image)).then_some("search"));
+        verbs.extend(reads(Modality::Text).then_some("search"));
     }
     verbs
 }

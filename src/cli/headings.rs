@@ -9,12 +9,15 @@ use super::verbs::Verb;
 /// All commands under their headings, each with the cargo feature that it needs in addition to `cli`.
 pub const HEADINGS: [(&str, &[(&str, &str)]); 10] = [
     ("Text", &[("chat", ""), ("generate", ""), ("fill", ""), ("classify", ""), ("answer", "")]),
-    ("Images", &[("draw", "vision"), ("describe", "vision"), ("search", "vision")]),
+    ("Images", &[("draw", "vision"), ("describe", "vision")]),
     ("Audio", &[("compose", "audio"), ("listen", "audio"), ("codec", "audio")]),
     ("Robots", &[("act", "robotics")]),
     ("Time series", &[("forecast", "forecasting"), ("anomalies", "forecasting")]),
     ("Atoms and genes", &[("energy", "science"), ("relax", "science"), ("md", "science"), ("genes", "text")]),
-    ("Any model", &[("run", ""), ("embed", ""), ("compare", ""), ("bench", ""), ("parity", "")]),
+    (
+        "Any model",
+        &[("run", ""), ("embed", ""), ("search", ""), ("compare", ""), ("bench", ""), ("parity", "")],
+    ),
     ("Models", &[("list", ""), ("info", ""), ("pull", ""), ("quantize", "")]),
     ("Training", &[("tune", "datasets"), ("merge", "")]),
     ("Program", &[("tour", "builtin"), ("completions", ""), ("man", "")]),

@@ -8,6 +8,9 @@ use fauna::{Error, Image, ImageOptions, Result};
 
 use super::Context;
 
+/// The error of a text without a word.
+const BLANK: &str = "the text is empty";
+
 /// An input text, or the error of reading it.
 #[derive(Debug)]
 pub struct Text {
@@ -21,10 +24,15 @@ impl Text {
     fn new(place: String, bytes: Vec<u8>) -> Self {
         let content = match String::from_utf8(bytes) {
             Err(e) => Err(format!("invalid UTF-8 at byte {}", e.utf8_error().valid_up_to())),
-            Ok(text) if text.trim().is_empty() => Err("the text is empty".to_string()),
+            Ok(text) if text.trim().is_empty() => Err(BLANK.to_string()),
             Ok(text) => Ok(text),
         };
         Self { place, content }
+    }
+
+    /// Whether it holds spaces at most.
+    pub fn is_blank(&self) -> bool {
+        self.content.as_ref().is_err_and(|error| error == BLANK)
     }
 }
 

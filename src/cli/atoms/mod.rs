@@ -4,11 +4,12 @@ mod read;
 mod report;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use fauna::atoms::picture::{self, PictureOptions};
 use fauna::atoms::{Frame, files};
 use fauna::model::{Evaluation, Potential};
-use fauna::{Atoms, Error, Pipeline, Result};
+use fauna::{Atoms, Error, ErrorKind, Image, Pipeline, Result};
 use serde_json::{Value, json};
 
 pub use self::read::clones;
@@ -16,7 +17,7 @@ pub use self::report::{frame, line, panel};
 use super::options::Place;
 use super::output::{self, Output};
 use super::plot::{self, Panel};
-use super::{Context, Exit};
+use super::{Context, Exit, heatmap};
 
 /// Input structures.
 #[derive(Debug, Clone, clap::Args)]
@@ -38,6 +39,9 @@ pub struct AtomsOutput {
     /// Write the structures with their energies, forces and stresses to this extended XYZ file.
     #[arg(help_heading = "Output", long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Draw the last structure to this file.
+    #[arg(help_heading = "Output", long, value_name = "FILE.png")]
+    picture: Option<PathBuf>,
     /// Overwrite existing files.
     #[arg(help_heading = "Output", long)]
     force: bool,
@@ -92,6 +96,9 @@ impl Asked<'_> {
             place.file("structures", "xyz")?;
             output::check_free(path, place.force)?;
         }
+        if let Some(path) = &self.output.picture {
+            check_free(path, place.force)?;
+        }
         let plot = self.course.and_then(|course| course.plot.as_ref());
         if let Some(path) = plot {
             plot::check_free(path, place.force)?;
@@ -119,6 +126,10 @@ impl Asked<'_> {
             output.finish()?;
             context.say(&format!("{} structures written to {}", written.len(), path.display()));
         }
+        if let (Some(path), Some(last)) = (&self.output.picture, written.last()) {
+            draw(path, place.force, &last.atoms)?;
+            context.say(&format!("picture: {}", path.display()));
+        }
         if let Some(path) = plot {
             plot::lines(path, place.force, &model.card().source, self.x, &panels)?;
             context.say(&format!("plot: {}", path.display()));
@@ -126,6 +137,24 @@ impl Asked<'_> {
         context.interrupt.check()?;
         Ok(if done == count { Exit::Done } else { Exit::Partly })
     }
+}
+
+/// `Software` text of the pictures of structures, by which later runs recognize them.
+const MAKER: &str = "fauna structure";
+
+/// Checks that a picture may be written at `path`: no file is there, or an earlier picture.
+fn check_free(path: &Path, force: bool) -> Result<()> {
+    output::check_free(path, force || heatmap::is_by(path, MAKER))
+}
+
+/// Draws `atoms` as a PNG at `path`.
+fn draw(path: &Path, force: bool, atoms: &Atoms) -> Result<()> {
+    let Image { width, height, rgb } = picture::draw(atoms, &PictureOptions::default())?;
+    let bytes = heatmap::encode(&rgb, width as u32, height as u32, MAKER)
+        .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))?;
+    let mut output = Output::open(Some(path), force || heatmap::is_by(path, MAKER))?;
+    output.bytes(&bytes)?;
+    output.finish()
 }
 
 /// State of the running task.

@@ -39,7 +39,6 @@ pub mod pull;
 pub mod quantize;
 #[cfg(feature = "science")]
 pub mod relax;
-#[cfg(feature = "vision")]
 pub mod search;
 #[cfg(feature = "builtin")]
 pub mod tour;
@@ -70,8 +69,7 @@ pub enum Verb {
     /// Describe images (image-to-text).
     #[cfg(feature = "vision")]
     Describe(Box<describe::Args>),
-    /// Search the images of a folder by a text.
-    #[cfg(feature = "vision")]
+    /// Search the images of a folder, or the lines of a text file, by a text.
     Search(Box<search::Args>),
     /// Generate music from text, a melody or an audio prompt.
     #[cfg(feature = "audio")]
@@ -168,7 +166,6 @@ impl Verb {
             Self::Draw(args) => Some(args.model.loading.clone()),
             #[cfg(feature = "vision")]
             Self::Describe(args) => Some(args.model.loading.clone()),
-            #[cfg(feature = "vision")]
             Self::Search(args) => Some(args.model.loading.clone()),
             #[cfg(feature = "audio")]
             Self::Compose(args) => Some(args.model.loading.clone()),
@@ -221,7 +218,6 @@ impl Verb {
             Self::Draw(args) => draw::run(*args, context),
             #[cfg(feature = "vision")]
             Self::Describe(args) => describe::run(*args, context),
-            #[cfg(feature = "vision")]
             Self::Search(args) => search::run(*args, context),
             #[cfg(feature = "audio")]
             Self::Compose(args) => compose::run(*args, context),

@@ -1,20 +1,25 @@
-//! `fauna search`: text-to-image search in a folder.
+//! `fauna search`: search by text in the images of a folder or the lines of a text file.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use fauna::item::beyond;
 use fauna::progress::{Progress, Unit};
-use fauna::{Error, Image, Item, Pipeline, Result, cosine};
+use fauna::{Error, Item, Modality, Pipeline, Result, cosine};
 use serde_json::json;
 
 use super::embed;
+#[cfg(feature = "vision")]
+use crate::cli::contact_sheet;
+use crate::cli::input::Text;
 use crate::cli::options::{ModelArg, PictureInput};
 use crate::cli::output::{Output, check_free};
 use crate::cli::table::Table;
-use crate::cli::{Context, Exit, contact_sheet, input};
+use crate::cli::{Context, Exit, input};
 
-/// Batch size.
+/// Batch sizes of images and texts.
 const TOGETHER: usize = 16;
+const TEXTS_TOGETHER: usize = 256;
 /// Maximum size of the pixels of a batch, in bytes.
 const PIXELS: usize = 256 << 20;
 
@@ -22,21 +27,24 @@ const PIXELS: usize = 256 << 20;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna search openai/clip-vit-base-patch32 photos \"a red car at night\"\n  \
-                        fauna search google/siglip-base-patch16-224 photos \"a dog\" --top 20 --png found.png"
+                        fauna search google/siglip-base-patch16-224 photos \"a dog\" --top 20 --png found.png\n  \
+                        fauna search minilm notes.txt \"bad news for investors\" --top 3"
 )]
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// Folder of images.
-    folder: PathBuf,
+    /// Folder of images, or text file with one text per line; `-` reads the texts from standard input.
+    #[arg(value_name = "FOLDER|FILE")]
+    place: PathBuf,
     /// Text query.
     #[arg(value_name = "QUERY")]
     sentence: String,
-    /// Number of images to show.
+    /// Number of images or texts to show.
     #[arg(long, default_value_t = 12, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
     top: u16,
     /// Write a contact sheet of the images found to this PNG file.
     #[arg(long, value_name = "FILE")]
+    #[cfg(feature = "vision")]
     png: Option<PathBuf>,
     /// Overwrite an existing file.
     #[arg(long)]
@@ -45,61 +53,122 @@ pub struct Args {
     pictures: PictureInput,
 }
 
-/// Searches the images. One that cannot be decoded is reported and skipped, and makes the exit status 2.
+/// Cosine similarity, and the path of an image or a text.
+type Found = (f32, OsString);
+
+/// Searches the images or texts. One that cannot be read is reported and skipped, and makes the exit status 2.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if args.sentence.trim().is_empty() {
-        return Err(Error::input("the query is empty").hint("describe what the images should show").into());
+        return Err(Error::input("the query is empty").hint("describe what you are looking for").into());
     }
+    let is_folder = args.place.is_dir();
+    #[cfg(feature = "vision")]
     if let Some(path) = &args.png {
+        if !is_folder {
+            return Err(Error::input("--png draws the images of a folder, and this is not one")
+                .at(&args.place)
+                .into());
+        }
         check_free(path, args.force)?;
     }
-    let paths = input::pictures_in(&args.folder)?;
     let model = context.open_for("search", &args.model.source)?;
+    let card = model.card();
+    if is_folder && !card.inputs.contains(&Modality::Image) {
+        return Err(Error::unsupported(format!("{} does not read images", card.source))
+            .at(&args.place)
+            .hint("give a text file with one text per line, or a model of images such as CLIP")
+            .into());
+    }
     let _stoppable = context.interrupt.hold();
     let wanted = model.embed(&[Item::from(args.sentence.as_str())])?;
     if let Some(cut) = wanted.cut.first().filter(|cut| **cut > 0) {
         context.say(&format!("query: {} were left out", beyond(*cut)));
     }
     let wanted = wanted.to_vecs()?.concat();
-    let all = paths.len();
-    let (mut found, failed) = scores(model.as_ref(), &wanted, paths, args.pictures, context)?;
-    if found.is_empty() {
-        return Err(Error::input(format!("none of {all} images could be decoded")).at(args.folder).into());
-    }
+    let (mut found, failed) = match is_folder {
+        true => images(model.as_ref(), &wanted, &args.place, args.pictures, context)?,
+        false => texts(model.as_ref(), &wanted, &args.place, context)?,
+    };
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.truncate(args.top.into());
 
     let mut output = Output::stdout();
     if context.globals.json {
-        let found: Vec<_> = found.iter().map(|(score, path)| json!({"file": path, "score": score})).collect();
+        let key = if is_folder { "file" } else { "text" };
+        let found: Vec<_> =
+            found.iter().map(|(score, name)| json!({key: name.to_string_lossy(), "score": score})).collect();
         output.json(&json!({"source": args.model.source, "sentence": args.sentence, "found": found}))?;
     } else {
         let mut table = Table::default();
-        for (score, path) in &found {
-            table.row([format!("{score:.3}"), path.display().to_string()]);
+        for (score, name) in &found {
+            table.row([format!("{score:.3}"), name.to_string_lossy().into_owned()]);
         }
         table.lines().into_iter().try_for_each(|line| output.line(line))?;
     }
     output.finish()?;
+    #[cfg(feature = "vision")]
     if let Some(path) = &args.png {
         let options = context.image_options(model.as_ref(), args.pictures);
-        let read = |path: &PathBuf| fauna::image::read_with(path, &options);
-        let shown = found.iter().map(|(score, path)| Ok((*score, path.clone(), read(path)?)));
-        let shown = shown.collect::<Result<Vec<(f32, PathBuf, Image)>>>()?;
+        let read = |name: &OsString| fauna::image::read_with(name, &options);
+        let shown = found.iter().map(|(score, name)| Ok((*score, PathBuf::from(name), read(name)?)));
+        let shown = shown.collect::<Result<Vec<_>>>()?;
         contact_sheet::write(path, args.force, &args.sentence, shown)?;
         context.say(&format!("contact sheet: {}", path.display()));
     }
     Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
 }
 
-/// Returns the cosine similarity of each image to `wanted`, and the number of images that failed.
-fn scores(
+/// Returns the cosine similarity of each text of the file at `path` to `wanted`, and the number of texts that failed.
+fn texts(
     model: &dyn Pipeline,
     wanted: &[f32],
-    paths: Vec<PathBuf>,
+    path: &Path,
+    context: &Context,
+) -> Result<(Vec<Found>, usize)> {
+    let mut texts = input::texts(Vec::new(), Some(path), context)?;
+    let mut found = Vec::new();
+    let mut failed = 0;
+    loop {
+        context.interrupt.check()?;
+        let batch: Vec<Text> = texts.by_ref().take(TEXTS_TOGETHER).collect::<Result<_>>()?;
+        if batch.is_empty() {
+            break;
+        }
+        let mut complain = |place: &str, error: &dyn std::fmt::Display| {
+            context.complain(&format!("{place}: {error}"));
+            failed += 1;
+        };
+        let mut lines = Vec::new();
+        for Text { place, content } in batch.into_iter().filter(|text| !text.is_blank()) {
+            match content {
+                Ok(line) => lines.push((place, line)),
+                Err(error) => complain(&place, &error),
+            }
+        }
+        let items: Vec<Item> = lines.iter().map(|(_, line)| Item::from(line.as_str())).collect();
+        for ((place, line), vector) in lines.into_iter().zip(embed::vectors(model, &items)?) {
+            match vector {
+                Ok((vector, _)) => found.push((cosine(wanted, &vector), line.into())),
+                Err(error) => complain(&place, &error),
+            }
+        }
+    }
+    match found.is_empty() {
+        true => Err(Error::input("no text to search").at(path).hint("expected one text per line")),
+        false => Ok((found, failed)),
+    }
+}
+
+/// Returns the cosine similarity of each image in `folder` to `wanted`, and the number of images that failed.
+fn images(
+    model: &dyn Pipeline,
+    wanted: &[f32],
+    folder: &Path,
     input: PictureInput,
     context: &Context,
-) -> Result<(Vec<(f32, PathBuf)>, usize)> {
+) -> Result<(Vec<Found>, usize)> {
+    let paths = input::pictures_in(folder)?;
+    let all = paths.len();
     let bar = context.bars.begin("images", Unit::Items, Some(paths.len() as u64));
     let options = context.image_options(model, input);
     let mut found = Vec::new();
@@ -127,7 +196,7 @@ fn scores(
             waiting.clear();
             for (path, vector) in names.drain(..).zip(made) {
                 match vector {
-                    Ok((vector, _)) => found.push((cosine(wanted, &vector), path)),
+                    Ok((vector, _)) => found.push((cosine(wanted, &vector), path.into())),
                     Err(error) => {
                         context.complain(&format!("{}: {error}", path.display()));
                         failed += 1;
@@ -137,5 +206,8 @@ fn scores(
             bytes = 0;
         }
     }
-    Ok((found, failed))
+    match found.is_empty() {
+        true => Err(Error::input(format!("none of {all} images could be decoded")).at(folder)),
+        false => Ok((found, failed)),
+    }
 }

@@ -25,6 +25,7 @@ mod dynamics;
 pub mod elements;
 pub mod files;
 mod neighbor_list;
+pub mod picture;
 mod relax;
 #[cfg(test)]
 mod testing;
