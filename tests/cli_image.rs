@@ -223,7 +223,7 @@ fn a_folder_without_images_and_an_empty_query_are_errors() {
     refused(&run(&["search", text(clip.path()), text(empty.path()), "a car"]), 2, &["no image"]);
     refused(&run(&["search", text(clip.path()), text(album.path()), "  "]), 2, &["the query is empty"]);
     refused(&run(&["embed", text(clip.path()), "--images", text(empty.path())]), 2, &["no image"]);
-    refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["search", "try: generate"]);
+    refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["does not read images", "CLIP"]);
     refused(
         &run(&["search", "minilm", text(album.path()), "a car"]),
         2,
