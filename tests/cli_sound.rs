@@ -64,7 +64,15 @@ fn music_has_the_requested_duration_and_is_deterministic() {
 fn several_prompts_are_written_to_numbered_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("song.wav");
-    done(&run(&["compose", MUSICGEN, "", "", "--seconds", "0.5", "--out", text(&path)]));
+    let drawn = path.with_extension("png");
+    let draw = ["--spectrogram", text(&drawn)];
+    done(&run(&[&["compose", MUSICGEN, "", "", "--seconds", "0.5", "--out", text(&path)], &draw[..]].concat()));
+    for number in [1, 2] {
+        let name = format!("{}-{number}.png", path.file_stem().unwrap().to_str().unwrap());
+        assert!(std::fs::read(path.with_file_name(name)).unwrap().starts_with(b"\x89PNG"));
+    }
+    let piped = run(&[&["compose", MUSICGEN, "", "--seconds", "0.5", "--out", "-"], &draw[..]].concat());
+    refused(&piped, 2, &["--spectrogram", "--out FILE.wav"]);
     let (one, two) = (heard(&folder.path().join("song-1.wav")), heard(&folder.path().join("song-2.wav")));
     assert_eq!(one.channels[0].len(), two.channels[0].len());
     assert_ne!(one, two, "the prompts of a batch have random streams of their own");

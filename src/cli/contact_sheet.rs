@@ -8,9 +8,8 @@ use fauna::{Error, ErrorKind, Image, Result};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::font;
+use super::font::{self, fitting};
 use super::output::Output;
-use super::table::shorten;
 
 // Lengths in pixels.
 const THUMB: usize = 240;
@@ -78,13 +77,6 @@ fn write_words(
     }
     area.present()?;
     Ok(())
-}
-
-/// Returns the longest prefix of `text` that is at most `width` pixels wide at font size `size`.
-fn fitting(text: &str, size: i32, width: i32) -> String {
-    let lengths = (1..=text.chars().count().min(200)).rev();
-    let mut shortened = lengths.map(|length| shorten(text, length));
-    shortened.find(|text| font::width_of(text, size) <= width).unwrap_or_default()
 }
 
 /// Returns the file name of a path, for a caption.

@@ -6,6 +6,8 @@ use fauna::{Error, ErrorKind, Result};
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
+use super::table::shorten;
+
 /// DejaVu Sans: Latin, Greek and Cyrillic; its license is in the same folder.
 const FONT: &[u8] = include_bytes!("../../assets/font/DejaVuSans-subset.ttf");
 
@@ -25,4 +27,11 @@ pub fn ready() -> Result<()> {
 /// Returns the width of `text` in pixels at font size `size`.
 pub fn width_of(text: &str, size: i32) -> i32 {
     ("sans-serif", size).into_font().box_size(text).map_or(0, |(width, _)| width as i32)
+}
+
+/// Returns the longest prefix of `text` that is at most `width` pixels wide at font size `size`.
+pub fn fitting(text: &str, size: i32, width: i32) -> String {
+    let lengths = (1..=text.chars().count().min(200)).rev();
+    let mut shortened = lengths.map(|length| shorten(text, length));
+    shortened.find(|text| width_of(text, size) <= width).unwrap_or_default()
 }

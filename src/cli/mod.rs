@@ -20,9 +20,9 @@ mod interrupt;
 )]
 mod options;
 mod output;
-#[cfg(any(feature = "science", feature = "forecasting", feature = "datasets"))]
+#[cfg(any(feature = "science", feature = "forecasting", feature = "datasets", feature = "audio"))]
 #[cfg_attr(
-    not(all(feature = "science", feature = "forecasting", feature = "datasets")),
+    not(all(feature = "science", feature = "forecasting", feature = "datasets", feature = "audio")),
     allow(dead_code, reason = "shared by commands of modalities that a build may lack")
 )]
 mod plot;
@@ -35,6 +35,8 @@ mod reply;
 mod run;
 #[cfg(feature = "forecasting")]
 mod series;
+#[cfg(feature = "audio")]
+mod spectrogram;
 mod table;
 mod vectors;
 mod verbs;

@@ -7,10 +7,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::font::{self, width_of};
+use super::font::{self, fitting, width_of};
 use super::heatmap;
 use super::output::Output;
-use super::table::shorten;
 
 /// `Software` text of the PNG file, by which later runs recognize it.
 const MAKER: &str = "fauna plot";
@@ -254,7 +253,7 @@ impl Axes {
 }
 
 /// Returns at most `most` round numbers from `low` to `high`, and the number of decimals to print.
-fn round_marks(low: f64, high: f64, most: usize) -> (Vec<f64>, usize) {
+pub fn round_marks(low: f64, high: f64, most: usize) -> (Vec<f64>, usize) {
     let rough = (high - low) / most as f64;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= rough * 0.999);
@@ -265,7 +264,7 @@ fn round_marks(low: f64, high: f64, most: usize) -> (Vec<f64>, usize) {
 }
 
 /// Formats the label of a tick mark.
-fn mark_words(value: f64, decimals: usize, largest: f64) -> String {
+pub fn mark_words(value: f64, decimals: usize, largest: f64) -> String {
     match largest {
         // Very large and very small numbers are printed with an exponent.
         largest if largest >= 1e6 || decimals > 5 => format!("{:.3e}", value + 0.0),
@@ -370,13 +369,6 @@ impl Frame {
         }
         Ok(())
     }
-}
-
-/// Returns the longest prefix of `text` that is at most `width` pixels wide at font size `size`.
-fn fitting(text: &str, size: i32, width: i32) -> String {
-    let lengths = (1..=text.chars().count().min(200)).rev();
-    let mut shortened = lengths.map(|length| shorten(text, length));
-    shortened.find(|text| width_of(text, size) <= width).unwrap_or_default()
 }
 
 #[cfg(test)]

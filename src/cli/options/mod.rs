@@ -13,7 +13,7 @@ use fauna::{Error, Item, Result};
 
 pub use self::given::Given;
 pub use self::model::{Finding, Loading, ModelArg};
-pub use self::place::{Loudness, Place};
+pub use self::place::{Loudness, Place, paths};
 pub use self::sampling::{Choices, Length, Penalty, Sampling, TextSampling};
 
 use super::Context;

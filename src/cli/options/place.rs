@@ -57,16 +57,9 @@ impl Place {
                     .hint("use --out FILE.wav")),
             };
         }
-        let places: Vec<Self> = (1..=count)
-            .map(|number| Self {
-                path: Some(if count == 1 { path.clone() } else { numbered(path, number) }),
-                ..self.clone()
-            })
-            .collect();
-        for path in places.iter().filter_map(|place| place.path.as_deref()) {
-            output::check_free(path, self.force)?;
-        }
-        Ok(places)
+        let paths = paths(path, count);
+        paths.iter().try_for_each(|path| output::check_free(path, self.force))?;
+        Ok(paths.into_iter().map(|path| Self { path: Some(path), ..self.clone() }).collect())
     }
 
     /// Returns the path of the file, which must have the extension `ending` of `what`.
@@ -82,6 +75,14 @@ impl Place {
                 .at(path.clone().unwrap_or_default())
                 .hint(format!("use --out FILE.{ending}"))),
         }
+    }
+}
+
+/// Returns one path for each of `count` prompts: `path`, or for several numbered ones.
+pub fn paths(path: &Path, count: usize) -> Vec<PathBuf> {
+    match count {
+        1 => vec![path.to_path_buf()],
+        _ => (1..=count).map(|number| numbered(path, number)).collect(),
     }
 }
 

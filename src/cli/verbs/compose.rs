@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use fauna::{Error, Item, Prompt};
 
-use crate::cli::options::{Choices, Length, Loudness, ModelArg, Penalty, Place, Sampling, SoundInput};
+use crate::cli::options::{Choices, Length, Loudness, ModelArg, Penalty, Place, Sampling, SoundInput, paths};
 use crate::cli::reply::{Show, prompts};
-use crate::cli::{Context, Exit};
+use crate::cli::{Context, Exit, spectrogram};
 
 /// Arguments of `fauna compose`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,9 @@ pub struct Args {
     /// to standard output. Several texts are written to FILE-1.wav, FILE-2.wav, …
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Draw the spectrogram to this file; for several texts to FILE-1.png, FILE-2.png, …
+    #[arg(long, value_name = "FILE.png")]
+    spectrogram: Option<PathBuf>,
     /// Overwrite existing files.
     #[arg(long)]
     force: bool,
@@ -84,7 +87,30 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         Prompt::Items(melody.iter().cloned().chain(words).chain(audio.iter().cloned()).collect())
     };
     let prompts: Vec<Prompt> = texts.into_iter().map(prompt).collect();
+    if args.spectrogram.is_some() && place.is_stdout() {
+        return Err(Error::input("--spectrogram draws a file, and --out - writes none")
+            .hint("use --out FILE.wav")
+            .into());
+    }
+    let drawn = args.spectrogram.as_deref().map_or_else(Vec::new, |path| paths(path, prompts.len()));
+    drawn.iter().try_for_each(|path| spectrogram::check_free(path, place.force))?;
     let model = context.open_for("compose", &args.model.source)?;
     Show::new(context, choices.of(model.as_ref())?).together(model.as_ref(), &prompts, &place)?;
+    let written = place.path.as_deref().map_or_else(Vec::new, |path| paths(path, prompts.len()));
+    for ((drawn, written), prompt) in drawn.iter().zip(&written).zip(&prompts) {
+        let sound = fauna::sound::read::read(written)?.sound;
+        spectrogram::write(drawn, place.force, &description(prompt), sound)?;
+        context.say(&format!("spectrogram: {}", drawn.display()));
+    }
     Ok(Exit::Done)
+}
+
+/// The text of a prompt.
+fn description(prompt: &Prompt) -> String {
+    match prompt {
+        Prompt::Items(items) => {
+            items.iter().find_map(|item| item.text().ok()).unwrap_or_default().to_string()
+        }
+        _ => String::new(),
+    }
 }
