@@ -250,3 +250,25 @@ fn invalid_arguments_are_errors() {
     ];
     refused(&run(&silent), 2, &["instruction"]);
 }
+
+#[test]
+fn a_policy_runs_in_the_simulated_table_top() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = folder.path().join("scenes.gif");
+    let policy = ["tabletop", text(MODEL.path()), "--unnorm-key", "small_arm"];
+    let ask = [&policy[..], &["--scenes", "3-4", "--blocks", "2", "--out", text(&film)]].concat();
+    let lines = json_lines(&run(&[&ask[..], &["--json"]].concat()).out);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let steps = |line: &serde_json::Value| line["steps"].as_u64().unwrap();
+    assert_eq!((lines[0]["seed"].as_u64(), lines[2]["episodes"].as_u64()), (Some(3), Some(2)));
+    assert_eq!(steps(&lines[0]) + steps(&lines[1]), steps(&lines[2]));
+    assert!(lines[0]["instruction"].as_str().unwrap().starts_with("pick up the "));
+    let successes = lines[..2].iter().filter(|line| line["success"] == true).count() as u64;
+    assert_eq!(lines[2]["successes"].as_u64(), Some(successes));
+    assert!(std::fs::read(&film).unwrap().starts_with(b"GIF89a"));
+    refused(&run(&ask), 2, &["scenes.gif", "--force"]);
+    refused(&run(&[&policy[..], &["--out", "scenes.mp4"]].concat()), 2, &["scenes.mp4", ".gif"]);
+    refused(&run(&[&policy[..], &["--blocks", "7"]].concat()), 2, &["block", "7"]);
+    refused(&run(&["tabletop", "minilm"]), 2, &["does not support act"]);
+    assert!(run(&[&policy[..], &["--scenes", "5-4"]].concat()).err.contains("before the first"));
+}

@@ -66,7 +66,9 @@ fn several_prompts_are_written_to_numbered_files() {
     let path = folder.path().join("song.wav");
     let drawn = path.with_extension("png");
     let draw = ["--spectrogram", text(&drawn)];
-    done(&run(&[&["compose", MUSICGEN, "", "", "--seconds", "0.5", "--out", text(&path)], &draw[..]].concat()));
+    done(&run(
+        &[&["compose", MUSICGEN, "", "", "--seconds", "0.5", "--out", text(&path)], &draw[..]].concat()
+    ));
     for number in [1, 2] {
         let name = format!("{}-{number}.png", path.file_stem().unwrap().to_str().unwrap());
         assert!(std::fs::read(path.with_file_name(name)).unwrap().starts_with(b"\x89PNG"));

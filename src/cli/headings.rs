@@ -11,7 +11,7 @@ pub const HEADINGS: [(&str, &[(&str, &str)]); 10] = [
     ("Text", &[("chat", ""), ("generate", ""), ("fill", ""), ("classify", ""), ("answer", "")]),
     ("Images", &[("draw", "vision"), ("describe", "vision")]),
     ("Audio", &[("compose", "audio"), ("listen", "audio"), ("codec", "audio")]),
-    ("Robots", &[("act", "robotics")]),
+    ("Robots", &[("act", "robotics"), ("tabletop", "tabletop")]),
     ("Time series", &[("forecast", "forecasting"), ("anomalies", "forecasting")]),
     ("Atoms and genes", &[("energy", "science"), ("relax", "science"), ("md", "science"), ("genes", "text")]),
     (

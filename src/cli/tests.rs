@@ -97,7 +97,7 @@ const OWN: [(&str, &[&str]); 38] = [
     ("image", &["chat", "classify", "answer", "describe", "codec encode", "act", "embed"]),
     ("max-pixels", &["chat", "classify", "answer", "describe", "search", "codec encode", "act", "embed"]),
     ("instruction", &["act"]),
-    ("unnorm-key", &["act"]),
+    ("unnorm-key", &["act", "tabletop"]),
     ("series", &["forecast", "anomalies"]),
     ("horizon", &["forecast", "anomalies", "tune"]),
     ("level", &["forecast", "anomalies"]),

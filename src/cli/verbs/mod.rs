@@ -40,6 +40,8 @@ pub mod quantize;
 #[cfg(feature = "science")]
 pub mod relax;
 pub mod search;
+#[cfg(feature = "tabletop")]
+pub mod tabletop;
 #[cfg(feature = "builtin")]
 pub mod tour;
 #[cfg(feature = "datasets")]
@@ -83,6 +85,9 @@ pub enum Verb {
     /// Predict robot actions from camera images and an instruction.
     #[cfg(feature = "robotics")]
     Act(Box<act::Args>),
+    /// Run a robot policy in a simulated table-top, and measure its success rate.
+    #[cfg(feature = "tabletop")]
+    Tabletop(Box<tabletop::Args>),
     /// Forecast time series, with prediction intervals.
     #[cfg(feature = "forecasting")]
     Forecast(Box<forecast::Args>),
@@ -175,6 +180,8 @@ impl Verb {
             Self::Codec(args) => Some(args.loading().clone()),
             #[cfg(feature = "robotics")]
             Self::Act(args) => Some(args.model.loading.clone()),
+            #[cfg(feature = "tabletop")]
+            Self::Tabletop(args) => Some(args.model.loading.clone()),
             #[cfg(feature = "forecasting")]
             Self::Forecast(args) => Some(args.model.loading.clone()),
             #[cfg(feature = "forecasting")]
@@ -227,6 +234,8 @@ impl Verb {
             Self::Codec(args) => codec::run(*args, context),
             #[cfg(feature = "robotics")]
             Self::Act(args) => act::run(*args, context),
+            #[cfg(feature = "tabletop")]
+            Self::Tabletop(args) => tabletop::run(*args, context),
             #[cfg(feature = "forecasting")]
             Self::Forecast(args) => forecast::run(*args, context),
             #[cfg(feature = "forecasting")]
