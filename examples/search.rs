@@ -1,11 +1,11 @@
 //! Ranks images by their similarity to a text.
 //!
 //!     cargo run --release --example search -- tests/parity/clip/end_to_end/model "a photo of two cats" \
-//!         shared/tests/image/rgb.png shared/tests/image/grey.png fauna-tour.png
+//!         shared/tests/image/rgb.png shared/tests/image/grey.png fauna-tour/similarity.png
 //!
 //!     -0.061  shared/tests/image/grey.png
 //!     -0.078  shared/tests/image/rgb.png
-//!     -0.297  fauna-tour.png
+//!     -0.297  fauna-tour/similarity.png
 //!
 //! That model is tiny and its weights are random; use openai/clip-vit-base-patch32 for meaningful results.
 

@@ -12,7 +12,8 @@
 //! # Ok::<(), fauna::Error>(())
 //! ```
 
-use std::fs;
+use std::{fmt, fs};
+
 use std::path::{Path, PathBuf};
 
 use fauna_bundle::Bundle;
@@ -53,6 +54,21 @@ pub struct Figure {
     /// Whether the goal is met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub met: Option<bool>,
+}
+
+impl fmt::Display for Figure {
+    /// `scenes solved 0.93 (goal >= 0.9)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.what, self.value)?;
+        if let Some(unit) = &self.unit {
+            write!(f, " {unit}")?;
+        }
+        match (&self.goal, self.met) {
+            (Some(goal), Some(false)) => write!(f, " (not reached: {goal})"),
+            (Some(goal), _) => write!(f, " (goal {goal})"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The built-in model MiniLM.

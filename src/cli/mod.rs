@@ -64,7 +64,7 @@ pub enum Exit {
 
 /// Run multimodal foundation models on CPU, CUDA or Metal.
 ///
-/// Without a command, prints an overview and runs the tour with the built-in model.
+/// Without a command, prints an overview and, the first time, runs the tour with the built-in models.
 #[derive(Debug, Parser)]
 #[command(
     name = "fauna",

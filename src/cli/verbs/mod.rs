@@ -127,7 +127,7 @@ pub enum Verb {
     Tune(Box<tune::Args>),
     /// Merge LoRA adapters into a model and write the whole checkpoint.
     Merge(Box<merge::Args>),
-    /// Run a semantic search demo with the built-in model.
+    /// Show what the built-in models of every modality do, and write it as a page.
     #[cfg(feature = "builtin")]
     Tour(Box<tour::Args>),
     /// Generate a shell completion script.
@@ -205,7 +205,7 @@ impl Verb {
             Self::Tune(args) => Some(args.loading.clone()),
             Self::Merge(args) => Some(args.model.loading.clone()),
             #[cfg(feature = "builtin")]
-            Self::Tour(args) => Some(args.loading.clone()),
+            Self::Tour(_) => None,
             Self::List(_) | Self::Completions(_) | Self::Run { .. } | Self::Man | Self::Model(_) => None,
         }
     }
