@@ -11,14 +11,22 @@ use crate::cli::{Context, Exit};
 
 /// Arguments of `fauna list`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  fauna list\n  fauna list musicgen --json")]
+#[command(after_help = "Examples:\n  fauna list\n  fauna list musicgen --json\n  fauna list --pocket")]
 pub struct Args {
     /// Filter: a modality (text, image, vector, …), a family, or a part of the name of a system or checkpoint.
     filter: Option<String>,
+    /// List the built-in models, with what they do and their figures on data that they were not trained on.
+    #[cfg(feature = "builtin")]
+    #[arg(long, conflicts_with = "filter")]
+    pocket: bool,
 }
 
 /// Prints the families. Exit status 1 if nothing matches the filter.
 pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    #[cfg(feature = "builtin")]
+    if args.pocket {
+        return Ok(list_builtin(context)?);
+    }
     let filter = args.filter.as_deref().unwrap_or_default().to_lowercase();
     let families = fauna::families();
     let found: Vec<(&Family, Vec<&Release>)> = families
@@ -47,6 +55,39 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         context.say(&format!("no family or checkpoint matches \"{filter}\"; {near}"));
         return Ok(Exit::No);
     }
+    Ok(Exit::Done)
+}
+
+/// Prints the built-in models.
+#[cfg(feature = "builtin")]
+fn list_builtin(context: &Context) -> Result<Exit> {
+    let models = fauna::builtin::models();
+    let mut output = Output::stdout();
+    if context.globals.json {
+        let list: Vec<_> = models
+            .iter()
+            .map(|model| {
+                json!({
+                    "name": model.name, "system": model.system, "does": model.does, "size": model.size(),
+                    "full_size_release": model.release, "figures": model.figures(),
+                })
+            })
+            .collect();
+        output.json(&list)?;
+        return output.finish().map(|()| Exit::Done);
+    }
+    for (i, model) in models.iter().enumerate() {
+        if i > 0 {
+            output.line("")?;
+        }
+        let size = model.size() as f64 / 1e6;
+        output.line(format!("{}  {}, {size:.1} MB: {}", model.name, model.system, model.does))?;
+        for figure in model.figures() {
+            output.line(format!("  {figure}"))?;
+        }
+        output.line(format!("  of full size: {}", model.release))?;
+    }
+    output.finish()?;
     Ok(Exit::Done)
 }
 
