@@ -12,7 +12,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Runs every case below `folder` and reports all failures.
 fn cases_of(folder: &Path) -> Result<(), Failed> {
-    let (zoo, options) = (fauna::zoo(), LoadOptions::default());
+    let zoo = fauna::zoo();
+    let mut options = LoadOptions::default();
+    // The pocket models are built in.
+    #[cfg(feature = "builtin")]
+    {
+        options.finder = std::sync::Arc::new(fauna::builtin::finder());
+    }
     let cases = parity::find(folder)?;
     let mut failures = Vec::new();
     for case in &cases {
