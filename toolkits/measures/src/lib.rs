@@ -1,8 +1,8 @@
 //! Measures of vectors, answers, forecasts, sounds and pictures, by the definitions of the field's own tools.
 //!
-//! [`alignment`] compares two spaces of vectors whose rows belong together, [`geometry`] describes one space. All numbers are
-//! float64 and equal those of the reference that each function names to 1e-9, tested on vectors that the reference was run
-//! on.
+//! [`alignment`] compares two spaces of vectors whose rows belong together, [`geometry`] describes one space.
+//! [`classification`], [`regression`] and [`retrieval`] measure answers, [`intervals`] says how sure a number is. All numbers are
+//! float64 and equal those of the reference that each function names to 1e-9, tested on values that the reference was run on.
 //!
 //! ```
 //! use fauna_measures::{Space, alignment};
@@ -15,9 +15,13 @@
 //! ```
 
 pub mod alignment;
+pub mod classification;
 pub mod geometry;
+pub mod intervals;
 mod neighbours;
 mod ranks;
+pub mod regression;
+pub mod retrieval;
 mod space;
 #[cfg(test)]
 mod tests;

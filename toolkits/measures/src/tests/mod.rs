@@ -1,4 +1,6 @@
-//! The measures equal those of the references, which `reference.py` ran, and refuse what they are not defined for.
+//! The measures equal those of the references, which `alignment.py` ran, and refuse what they are not defined for.
+
+mod tasks;
 
 use fauna_shared::Result;
 use serde_json::Value;

@@ -5,7 +5,7 @@
     git clone https://github.com/minyoungg/platonic-rep
     git clone https://github.com/mklabunde/resi
     git clone https://github.com/moskomule/anatome
-    .venv/bin/python reference.py platonic-rep resi anatome
+    .venv/bin/python alignment.py platonic-rep resi anatome
 """
 
 import json
