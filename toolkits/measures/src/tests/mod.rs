@@ -1,5 +1,6 @@
 //! The measures equal those of the references, which `alignment.py` ran, and refuse what they are not defined for.
 
+mod signals;
 mod tasks;
 
 use fauna_shared::Result;
