@@ -144,7 +144,7 @@ SHAPES = {
     "ring": lambda x, y: (x * x + y * y < 1.0) & (x * x + y * y > 0.3),
     "cross": lambda x, y: (numpy.minimum(abs(x), abs(y)) < 0.33) & (numpy.maximum(abs(x), abs(y)) < 1.0),
     "diamond": lambda x, y: abs(x) * 1.3 + abs(y) < 1.1,
-    "heart": lambda x, y: ((x * 1.1) ** 2 + (y * 1.15 + 0.8 * numpy.sqrt(abs(x)) * -1 + 0.25) ** 2) < 0.85,
+    "heart": lambda x, y: ((x * 1.1) ** 2 + (y * 1.15 + 0.8 * numpy.sqrt(abs(x)) - 0.25) ** 2) < 0.85,
 }
 
 
