@@ -27,8 +27,9 @@ VQGAN = {
     "out_ch": 3, "double_z": False, "dropout": 0.0, "resamp_with_conv": True, "give_pre_end": False,
 }
 VQGAN_TRAINING = [
-    "--batch", 8, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 50, "--steps", 2000, "--valid-every", 200,
-    "--valid-batches", 4, "--weight-decay", 0.0, "--loss", "reconstruction=l2", "--threads", 1,
+    "--batch", 8, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 20, "--steps", 1500, "--valid-every", 100,
+    "--valid-batches", 2, "--weight-decay", 0.0, "--loss", "reconstruction=l2", "--loss", "commitment=0.01",
+    "--threads", 2,
 ]
 
 BART = {
@@ -42,8 +43,8 @@ BART = {
     "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "use_scan": True,
 }
 BART_TRAINING = [
-    "--batch", 32, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 100, "--steps", 2000, "--valid-every", 250,
-    "--weight-decay", 0.01, "--threads", 1,
+    "--batch", 32, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 100, "--steps", 2400, "--valid-every", 200,
+    "--weight-decay", 0.05, "--threads", 2,
 ]
 # Chosen on prompts of training.
 GENERATION = {"guidance_scale": 1.0, "temperature": 1.0, "top_p": 0.9}
@@ -73,7 +74,7 @@ def scene(kind, colour, place):
 
 def drawn(combination, draw):
     """A picture of a combination."""
-    return scenes.render(scene(*combination), SIDE, draw, jitter=0.02, noise=0.006)
+    return scenes.render(scene(*combination), SIDE, draw, jitter=0.02, noise=0.0, variation=0.0)
 
 
 def prompt(combination, draw):
@@ -244,19 +245,21 @@ def publish(transformer, vqgan):
     print(f"{folder.relative_to(REPOSITORY)}: {size / 1e6:.2f} MB", flush=True)
 
 
-def with_grid(checkpoint):
-    """Sets the codebook of a new VQGAN to a grid of four levels in each of four dimensions, so that no code is far away.
+def prepare(checkpoint):
+    """Sets the codebook of a new VQGAN to a grid of four levels in four dimensions, and the bias of its pixels to white.
 
-    As in finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505), but only to begin with.
+    No code is far from the latents then, as in finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505). Training
+    moves them.
     """
     path = checkpoint / "model.safetensors"
     data = bytearray(path.read_bytes())
     length, = struct.unpack("<Q", data[:8])
-    begin, end = json.loads(data[8:8 + length])["embedding.weight"]["data_offsets"]
-    levels = numpy.array(list(itertools.product([-0.75, -0.25, 0.25, 0.75], repeat=VQGAN["embed_dim"])), "<f4")
-    data[8 + length + begin:8 + length + end] = levels.tobytes()
+    header = json.loads(data[8:8 + length])
+    levels = list(itertools.product([-0.75, -0.25, 0.25, 0.75], repeat=VQGAN["embed_dim"]))
+    for name, values in [("embedding.weight", levels), ("decoder.conv_out.bias", [scenes.BACKGROUNDS["white"]] * 3)]:
+        begin, end = header[name]["data_offsets"]
+        data[8 + length + begin:8 + length + end] = numpy.array(values, "<f4").tobytes()
     path.write_bytes(data)
-    return checkpoint
 
 
 # ---- make and measure ----------------------------------------------------------------------------------------------
@@ -272,10 +275,12 @@ def make():
     new = ["--from-config", "new-vqgan/config.json", "--steps", 1, "--lr", 1e-9, "--valid-batches", 1]
     if not (folder / "vqgan-start").is_dir():
         shutil.copytree(fauna.tune("vqgan-new", "--data", "pictures", *new), folder / "vqgan-start")
-        with_grid(folder / "vqgan-start")
-    vqgan = fauna.tune("vqgan-trained", "vqgan-start", "--full", "--data", "pictures", *VQGAN_TRAINING)
+        prepare(folder / "vqgan-start")
+    # The last weights: the validation loss has the distances of the latents in it, which grow while pictures become better.
+    fauna.tune("vqgan-trained", "vqgan-start", "--full", "--data", "pictures", *VQGAN_TRAINING)
+    vqgan = folder / "vqgan-trained/last"
     new = folder / "new"
-    shutil.copytree(vqgan, new / "vqgan", dirs_exist_ok=True)
+    shutil.copytree(vqgan, new / "vqgan", dirs_exist_ok=True, ignore=shutil.ignore_patterns("training_state.*"))
     texts = [json.loads(line)["text"] for line in (folder / "captions/train.jsonl").read_text().splitlines()]
     write_json(new / "config.json", {**BART, "encoder_vocab_size": write_tokenizer(new, texts)})
     trained = fauna.tune("trained", "--from-config", "new/config.json", "--data", "captions", *BART_TRAINING)

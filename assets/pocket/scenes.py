@@ -171,12 +171,13 @@ def pattern(texture, centre, radius, side):
     return numpy.ones((side, side))
 
 
-def render(scene, side, draw, jitter=0.03, noise=0.012):
+def render(scene, side, draw, jitter=0.03, noise=0.012, variation=1.0):
     """Draws a scene of `side` by `side` pixels.
 
-    Places, radii and colours vary a little, the background has a tint and a gradient, and each pixel has noise.
+    Places vary by `jitter`, each pixel has `noise`; radii and colours vary a little, and the background has a tint and a
+    gradient, scaled by `variation`.
     """
-    vary = lambda amount: draw.uniform(-amount, amount)
+    vary = lambda amount: draw.uniform(-amount, amount) * variation
     level = BACKGROUNDS[scene["background"]] + vary(0.04)
     slope_x, slope_y = vary(0.05), vary(0.05)
     ramp = (numpy.arange(side) + 0.5) / side - 0.5
@@ -184,7 +185,7 @@ def render(scene, side, draw, jitter=0.03, noise=0.012):
     picture = plane[:, :, None] + numpy.array([vary(0.02) for _ in range(3)])
     centres = RELATIONS.get(scene["relation"]) or [PLACES[thing["place"]] for thing in scene["objects"]]
     for thing, (x, y) in zip(scene["objects"], centres):
-        centre = (x + vary(jitter)) * side, (y + vary(jitter)) * side
+        centre = (x + draw.uniform(-jitter, jitter)) * side, (y + draw.uniform(-jitter, jitter)) * side
         radius = SIZES[thing["size"]] * (1 + vary(0.08)) * side
         colour = numpy.array(COLOURS[thing["colour"]]) + numpy.array([vary(0.04) for _ in range(3)])
         shade = SHADE + (1 - SHADE) * pattern(thing["texture"], centre, radius, side)
