@@ -264,6 +264,42 @@ fn images_are_learned_by_the_discrete_vae_with_noise_of_the_seed() {
 }
 
 #[test]
+fn a_vqgan_with_initial_weights_learns_from_images_in_every_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({
+        "model_type": "vqgan", "architectures": ["VQModel"], "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1,
+        "attn_resolutions": [8], "resolution": 16, "z_channels": 12, "n_embed": 5, "embed_dim": 8
+    });
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let options = LoadOptions::default().with_initial_weights(3);
+    let source = folder.path().to_str().unwrap();
+    let mut learner = Learner::open(&zoo(), source, &options, Trained::weights(Select::All)).unwrap();
+    let mut pipeline = zoo().open(source, &options).unwrap();
+    let images = [Example::Image(image(90, 30, 26)), Example::Image(image(200, 16, 40))];
+    let batch = pipeline.trainable().unwrap().collate(&images, &Collation::default()).unwrap();
+    assert_eq!(batch.inputs["pixel_values"].dims(), [2, 16, 16, 3]);
+    let loss = learner.loss(&batch.inputs, &json!({"entropy": 0.1})).unwrap();
+    let sum: f32 = ["loss_reconstruction", "loss_codebook", "loss_commitment", "loss_entropy"]
+        .iter()
+        .zip([1.0, 1.0, 0.25, 0.1])
+        .map(|(part, weight)| loss.parts[*part].to_scalar::<f32>().unwrap() * weight)
+        .sum();
+    assert!((loss.value.to_scalar::<f32>().unwrap() - sum).abs() < 1e-5);
+    let mut gradients: Gradients = learner.gradients();
+    gradients.backward(&loss.value).unwrap();
+    for (name, variable) in learner.variables().all() {
+        let gradient = gradients.get(variable).unwrap();
+        let size = gradient.map_or(0.0, |g| g.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+        // A norm takes away what a bias before it adds to a whole group, and softmax what one adds to all keys.
+        assert!(size > 0.0 || name.ends_with("bias"), "{name} has no gradient");
+    }
+    for (wrong, said) in [(json!({"perceptual": 1}), "no option"), (json!({"reconstruction": "l3"}), "l3")] {
+        let error = learner.loss(&batch.inputs, &wrong).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
 fn captions_and_codes_are_learned_by_dalle_mini_and_images_need_their_codes() {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(case("dalle/mini_generate").path()).unwrap() {

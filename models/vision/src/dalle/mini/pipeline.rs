@@ -17,7 +17,7 @@ use fauna_text::causal::no_options;
 use fauna_text::{labelled, words};
 use serde_json::Value;
 
-use super::super::vqgan::Vqgan;
+use super::super::vqgan::{self, Vqgan};
 use super::super::{side_of, to_images};
 use super::draw::{SampleInputs, Sampler};
 use super::release::{self, no_vqgan};
@@ -37,11 +37,15 @@ pub struct DalleMiniPipeline {
     tokenizer: Option<TextTokenizer>,
     /// The weights of the transformer, if they are in min-dalle's files.
     files: Option<Weights>,
+    /// The config and the weights of the VQGAN, if they have its encoder.
+    with_encoder: Option<(vqgan::Config, Weights)>,
     /// The decoder start token.
     start: u32,
     /// Whether it is min-dalle's release, which has other sampling defaults.
     min_dalle: bool,
     device: Device,
+    /// `generation_config.json`.
+    generation: Value,
     card: Card,
 }
 
@@ -78,12 +82,14 @@ impl DalleMiniPipeline {
         };
         Ok(Self {
             files: loaded.files,
+            with_encoder: loaded.with_encoder,
             network: loaded.network,
             vqgan: loaded.vqgan,
             tokenizer,
             start,
             min_dalle: loaded.min_dalle,
             device: pretrained.weights.runtime().device().clone(),
+            generation: pretrained.generation_config()?,
             card,
         })
     }
@@ -300,27 +306,35 @@ fn rows_of(inputs: &Tensors, name: &str) -> Result<Vec<Vec<u32>>> {
     rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
 }
 
-/// The text of a pair, and the codes of its image.
-fn text_and_codes(example: &Example) -> Result<(&str, Vec<i64>)> {
-    let Example::Pair { anchor, positive, negative: None } = example else {
-        return Err(labelled::not_learned(example, "pair (of the codes of an image and its caption)"));
-    };
-    match (anchor, positive) {
-        (Item::Codes(codes), Item::Text(text)) | (Item::Text(text), Item::Codes(codes)) => {
-            only_known(codes, &["codes"])?;
-            let codes = codes.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
-            Ok((text, transfer::to_host(&codes.to_dtype(DType::I64)?)?))
-        }
-        (Item::Image(_), _) | (_, Item::Image(_)) => Err(Error::unsupported(
-            "an image cannot be learned as it is: the encoder of the VQGAN, which makes its codes, is not implemented",
-        )
-        .hint("give the codes of the image, an item of codes, in place of the image")),
-        _ => Err(Error::input(format!("a pair of {} and {}", anchor.modality(), positive.modality()))
-            .hint("a pair is the codes of an image and its caption")),
-    }
-}
-
 impl DalleMiniPipeline {
+    /// The text of a pair, and the codes of its image.
+    fn text_and_codes<'a>(&self, example: &'a Example) -> Result<(&'a str, Vec<i64>)> {
+        let Example::Pair { anchor, positive, negative: None } = example else {
+            return Err(labelled::not_learned(example, "pair (of an image, or its codes, and its caption)"));
+        };
+        match (anchor, positive) {
+            (Item::Codes(codes), Item::Text(text)) | (Item::Text(text), Item::Codes(codes)) => {
+                only_known(codes, &["codes"])?;
+                let codes = codes.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
+                Ok((text, transfer::to_host(&codes.to_dtype(DType::I64)?)?))
+            }
+            (Item::Image(image), Item::Text(text)) | (Item::Text(text), Item::Image(image)) => {
+                let encoder = self.vqgan.as_ref().filter(|vqgan| vqgan.has_encoder()).ok_or_else(|| {
+                    Error::unsupported(
+                        "the release has no encoder of its VQGAN, which makes the codes of the image",
+                    )
+                    .hint(
+                        "put the files of the VQGAN's original release, with flax_model.msgpack, next to it",
+                    )
+                    .hint("or give an item of codes in place of the image")
+                })?;
+                Ok((text, transfer::to_host(&encoder.encode_image(image)?)?))
+            }
+            _ => Err(Error::input(format!("a pair of {} and {}", anchor.modality(), positive.modality()))
+                .hint("a pair is an image, or its codes, and its caption")),
+        }
+    }
+
     /// `labels` shifted right behind the start token, `(batch, codes)`.
     fn shifted(&self, labels: &Tensor) -> Result<Tensor> {
         let (rows, time) = labels.dims2()?;
@@ -362,12 +376,16 @@ impl Trainable for DalleMiniPipeline {
         let (network, tokenizer) = (self.transformer()?, self.text_tokenizer()?);
         let (mut texts, mut labels, mut truncated) = (Vec::new(), Vec::new(), 0);
         for example in examples {
-            let (text, codes) = text_and_codes(example)?;
+            let (text, codes) = self.text_and_codes(example)?;
             let length = network.config().image_length;
             if codes.len() != length {
                 return Err(Error::input(format!("{} codes of an image, expected {length}", codes.len())));
             }
-            let TokenizedText { mut ids, cut } = tokenizer.encode(text)?;
+            // An empty caption trains the unconditional prompt, for guidance.
+            let TokenizedText { mut ids, cut } = match text.trim().is_empty() {
+                true => TokenizedText { ids: tokenizer.unconditional(), cut: 0 },
+                false => tokenizer.encode(text)?,
+            };
             truncated += cut;
             if let Some(longest) = options.max_length {
                 truncated += ids.iter().skip(longest).filter(|id| **id != PAD).count();
@@ -400,8 +418,12 @@ impl Pipeline for DalleMiniPipeline {
         &self.card
     }
 
+    /// Loads the encoder of the VQGAN, if there is one, for images.
     fn trainable(&mut self) -> Result<&mut dyn Trainable> {
         self.transformer()?;
+        if let Some((config, weights)) = self.with_encoder.take() {
+            self.vqgan = Some(Vqgan::load_whole(config, &weights, false)?);
+        }
         Ok(self)
     }
 
@@ -498,8 +520,16 @@ impl Pipeline for DalleMiniPipeline {
         Ok(made)
     }
 
+    /// Those of `generation_config.json`, with the name `guidance_scale` as in transformers, and else those of the release.
     fn defaults(&self) -> GenerationConfig {
         let (guidance, top_k) = if self.min_dalle { (16.0, 256) } else { (10.0, 0) };
-        GenerationConfig { temperature: 1.0, guidance, top_k, ..GenerationConfig::default() }
+        let said = |name: &str| self.generation[name].as_f64().map(|number| number as f32);
+        GenerationConfig {
+            temperature: said("temperature").unwrap_or(1.0),
+            guidance: said("guidance_scale").unwrap_or(guidance),
+            top_k: self.generation["top_k"].as_u64().map_or(top_k, |k| k as usize),
+            top_p: said("top_p").unwrap_or(GenerationConfig::default().top_p),
+            ..GenerationConfig::default()
+        }
     }
 }

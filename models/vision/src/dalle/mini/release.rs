@@ -6,7 +6,7 @@ use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::{Files, Source};
 use fauna_shared::weights::{Inventory, Name, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, json};
 use serde_json::{Value, json};
 
 use super::super::add_part;
@@ -15,6 +15,9 @@ use super::{Config, DalleBart};
 
 /// The VQGAN release that the original model uses.
 const VQGAN: &str = "dalle-mini/vqgan_imagenet_f16_16384";
+
+/// The names of its folder in a release or next to it.
+const LOCAL: [&str; 2] = [VQGAN, "vqgan"];
 
 /// The path of the VQGAN decoder in the network.
 const DETOKENIZER: &str = "detoker";
@@ -190,6 +193,8 @@ pub(super) struct Loaded {
     pub min_dalle: bool,
     /// The weights of min-dalle's files, with the names of the parts before those of the tensors.
     pub files: Option<Weights>,
+    /// The config and the weights of a VQGAN with an encoder, which is loaded for training only.
+    pub with_encoder: Option<(vqgan::Config, Weights)>,
 }
 
 /// Loads the transformer and the VQGAN decoder from any layout.
@@ -212,7 +217,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
             Some(DalleBart::load(pretrained.config::<Config>()?, weights)?)
         }
     };
-    let mut of_vqgan = None;
+    let (mut of_vqgan, mut with_encoder) = (None, None);
     let vqgan = match &detoker {
         Some(path) => {
             let weights = pretrained.part_at(DETOKENIZER, std::slice::from_ref(path), |_| Name::Keep)?;
@@ -224,6 +229,13 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
             Some(Vqgan::load(vqgan_config(pretrained)?, &pretrained.weights.at(DETOKENIZER))?)
         }
         None if pretrained.weights.is_meta() => None,
+        None if pretrained.options.initialize => match stored(pretrained)? {
+            Some((config, weights)) => {
+                with_encoder = Some((config.clone(), weights.at("")));
+                Some(Vqgan::load(config, &weights)?)
+            }
+            None => None,
+        },
         None if pretrained.options.random_weights.is_some() => {
             let weights = Weights::seeded(
                 pretrained.options.random_weights.unwrap_or_default(),
@@ -231,7 +243,16 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
             );
             Some(Vqgan::load(vqgan::Config::default(), &weights)?)
         }
-        None => companion(pretrained)?,
+        None => match companion(pretrained)? {
+            Some(companion) => {
+                let config = companion.config::<vqgan::Config>()?;
+                if companion.weights.has("encoder", false) {
+                    with_encoder = Some((config, companion.weights.at("")));
+                }
+                Some(companion.load::<Vqgan>()?.0)
+            }
+            None => None,
+        },
     };
     let min_dalle = parts.is_some();
     let mut inventory = match (&assembled, &of_vqgan) {
@@ -243,7 +264,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
         add_part(&mut inventory, DETOKENIZER, part);
     }
     pretrained.check_adapters()?;
-    Ok(Loaded { network, vqgan, inventory, min_dalle, files: assembled })
+    Ok(Loaded { network, vqgan, inventory, min_dalle, files: assembled, with_encoder })
 }
 
 /// The config of the VQGAN, nested in that of the model.
@@ -252,17 +273,39 @@ fn vqgan_config(pretrained: &Pretrained) -> Result<vqgan::Config> {
         .map_err(|e| pretrained.config_error(format!("vqgan: {e}")))
 }
 
-/// Loads the VQGAN decoder from a separate release: the one of the setting `vqgan`, a folder in this release or next to
-/// it, or, for a release opened by its name on the hub, the one on the hub. `None` if there is none.
-fn companion(pretrained: &Pretrained) -> Result<Option<Vqgan>> {
+/// The VQGAN in a separate release: the one of the setting `vqgan`, a folder in this release or next to it, or, for a
+/// release opened by its name on the hub, the one on the hub. `None` if there is none.
+fn companion(pretrained: &Pretrained) -> Result<Option<Pretrained>> {
     let named = pretrained.options.settings.get("vqgan").and_then(Value::as_str).map(str::to_string);
     let on_the_hub =
         || matches!(Source::parse(&pretrained.label), Ok(Source::Hub(_))).then(|| VQGAN.to_string());
-    let Some(name) = named.or_else(|| local_folder(&pretrained.files, VQGAN)).or_else(on_the_hub) else {
+    let local = || LOCAL.iter().find_map(|name| local_folder(&pretrained.files, name));
+    match named.or_else(local).or_else(on_the_hub) {
+        Some(name) => pretrained.companion_at(DETOKENIZER, &vqgan::FAMILY, &name).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The VQGAN, with its weights, in a folder of a release whose transformer has initial weights.
+///
+/// # Errors
+/// Those of its files.
+fn stored(pretrained: &Pretrained) -> Result<Option<(vqgan::Config, Weights)>> {
+    let Some(folder) = LOCAL.iter().find_map(|name| local_folder(&pretrained.files, name)) else {
         return Ok(None);
     };
-    let companion = pretrained.companion_at(DETOKENIZER, &crate::dalle::vqgan::FAMILY, &name)?;
-    Ok(Some(companion.load::<Vqgan>()?.0))
+    let files = Files::folder(&folder, &folder);
+    let config = json::typed(files.config()?).map_err(|e: Error| e.at(folder.as_str()))?;
+    let paths = match files.get(FLAX) {
+        Some(path) => vec![path],
+        None => files.weights()?,
+    };
+    // Its files are written beside the trained weights.
+    let all = files.names().iter().map(|name| files.require(name)).collect::<Result<Vec<_>>>()?;
+    pretrained.part(&all, vqgan::rename)?;
+    let weights =
+        Weights::open(&Checkpoint::open_files(&paths)?, vqgan::rename, pretrained.options.runtime.clone())?;
+    Ok(Some((config, weights)))
 }
 
 /// The tensors of a checkpoint of this config.

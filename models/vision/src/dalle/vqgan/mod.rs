@@ -1,8 +1,8 @@
-//! The decoder of a VQGAN, codes to pixels: the image decoder of DALL·E mini.
+//! A VQGAN, codes to pixels and pixels to codes: the image decoder and encoder of DALL·E mini.
 //!
-//! Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), appendix A. Checked
-//! against `VQGanDetokenizer` of min-dalle 0.4.11. Loads its `detoker.pt`, and the decoder of the original's
-//! `flax_model.msgpack`.
+//! Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), appendix A. The decoder
+//! is checked against `VQGanDetokenizer` of min-dalle 0.4.11. Loads its `detoker.pt`, a decoder, and the original's
+//! `flax_model.msgpack`, with the encoder. Training has no adversarial and no perceptual term.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -16,6 +16,7 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
+mod encoder;
 mod pipeline;
 mod release;
 
@@ -23,11 +24,12 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Mask, attend};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
-use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, Embedding, GroupNorm, add};
+use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, Embedding, GroupNorm, add, mean_squared_error};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
+use encoder::Encoder;
 pub use pipeline::VqganPipeline;
 pub(crate) use release::{DETOKER, FLAX, config_of_file, inventory, local_folder, sample};
 pub use release::{config_of_tensors, layout, rename};
@@ -35,7 +37,7 @@ pub use release::{config_of_tensors, layout, rename};
 /// Number of groups of the group norms.
 const GROUPS: usize = 32;
 
-/// The keys of `config.json` that define the decoder.
+/// The keys of `config.json` that define the decoder and the encoder.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -43,7 +45,7 @@ pub struct Config {
     pub ch: usize,
     /// Channel multiplier of each resolution, the highest resolution first.
     pub ch_mult: Vec<usize>,
-    /// Number of residual blocks per resolution; the decoder has one more.
+    /// Number of residual blocks per resolution of the encoder; the decoder has one more.
     pub num_res_blocks: usize,
     /// Resolutions with self-attention.
     pub attn_resolutions: Vec<usize>,
@@ -57,6 +59,8 @@ pub struct Config {
     pub embed_dim: usize,
     /// Number of image channels.
     pub out_ch: usize,
+    /// Whether the encoder has twice the channels, for a mean and a variance. Such an encoder is not implemented.
+    pub double_z: bool,
     /// Epsilon of the group norms: 1e-6 in the original, 1e-5 in min-dalle.
     pub norm_eps: f64,
 }
@@ -74,6 +78,7 @@ impl Default for Config {
             n_embed: 16384,
             embed_dim: 256,
             out_ch: 3,
+            double_z: false,
             norm_eps: 1e-6,
         }
     }
@@ -122,9 +127,22 @@ impl Config {
     }
 }
 
-/// The decoder.
+/// The terms of the loss, float32 scalars.
+pub struct Losses {
+    /// The mean absolute or squared error of the pixels.
+    pub reconstruction: Tensor,
+    /// The mean squared distance of the chosen embeddings from the latents, which moves the embeddings.
+    pub codebook: Tensor,
+    /// The same distance, which moves the latents.
+    pub commitment: Tensor,
+    /// The entropy loss, if it was asked for.
+    pub entropy: Option<Tensor>,
+}
+
+/// The codebook and the decoder, with or without the encoder.
 pub struct Vqgan {
     config: Config,
+    encoder: Option<Encoder>,
     embedding: Embedding,
     post_quant_conv: Conv2d,
     conv_in: Conv2d,
@@ -161,8 +179,32 @@ struct AttnBlock {
 impl Model for Vqgan {
     type Config = Config;
 
+    /// Loads the codebook and the decoder.
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
+        for part in ENCODER {
+            w.skip(part);
+        }
+        Self::load_with(config, w, None)
+    }
+}
+
+/// The parts of a checkpoint that only an encoder has.
+const ENCODER: [&str; 2] = ["encoder", "quant_conv"];
+
+impl Vqgan {
+    /// Loads the codebook, the decoder, and the encoder if the checkpoint has it; without a checkpoint, if `initial`.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_whole(config: Config, w: &Weights, initial: bool) -> Result<Self> {
+        config.check()?;
+        let has_encoder = w.has(ENCODER[0], initial);
+        let encoder = has_encoder.then(|| Encoder::load(&config, w)).transpose()?;
+        Self::load_with(config, w, encoder)
+    }
+
+    fn load_with(config: Config, w: &Weights, encoder: Option<Encoder>) -> Result<Self> {
         let (c, inner) = (&config, w.at("decoder"));
         let levels = c.ch_mult.len();
         let mut width = c.ch * c.ch_mult[levels - 1];
@@ -186,12 +228,11 @@ impl Model for Vqgan {
             norm_out: inner.group_norm("norm_out", GROUPS, width, c.norm_eps)?,
             conv_out: inner.conv2d("conv_out", width, c.out_ch, Conv2dOptions::new(3).same())?,
             device: w.runtime().device().clone(),
+            encoder,
             config,
         })
     }
-}
 
-impl Vqgan {
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
@@ -210,8 +251,69 @@ impl Vqgan {
         Ok((Tensor::cat(&images, 0)?.clamp(0f32, 1f32)? * 255.0)?)
     }
 
+    /// Whether there is an encoder.
+    pub fn has_encoder(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// Encodes `pixels`, `(batch, height, width, 3)` in 0 to 1: the latents, `(batch, height / scale, width / scale,
+    /// embed_dim)`, and the codes with the nearest embeddings, `(batch, height / scale, width / scale)` of u32, one image
+    /// at a time.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if height or width is not a multiple of [`scale`](Config::scale) or an
+    /// image has more than 2^20 pixels; [`Unsupported`](fauna_shared::ErrorKind::Unsupported) without an encoder.
+    pub fn encode(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
+        let encoder = self.encoder()?;
+        let (batch, height, width, _) = pixels.dims4()?;
+        super::check_pixels(height, width)?;
+        let pixels = pixels.to_device(&self.device)?;
+        let one = |i| encoder.forward(&pixels.narrow(0, i, 1)?.contiguous()?);
+        let latents = Tensor::cat(&(0..batch).map(one).collect::<Result<Vec<_>>>()?, 0)?;
+        let codes = encoder::nearest(&latents, &encoder::table(&self.embedding)?)?;
+        Ok((latents, codes))
+    }
+
+    /// The loss of van den Oord et al. 2017 (arXiv 1711.00937, equation 3) of `pixels`, `(batch, height, width, 3)` in 0 to
+    /// 1: the gradient of the decoder's input is that of the latents. The reconstruction is the mean absolute error, or the
+    /// mean squared error if `squared`; the entropy loss is computed for a temperature `entropy`.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn losses(&self, pixels: &Tensor, squared: bool, entropy: Option<f64>) -> Result<Losses> {
+        let pixels = pixels.to_device(&self.device)?;
+        let latents = self.encoder()?.forward(&pixels)?;
+        let table = encoder::table(&self.embedding)?;
+        let chosen = self.embedding.forward(&encoder::nearest(&latents, &table)?)?;
+        let passed_on = (&latents + (&chosen - &latents)?.detach())?;
+        let made = self.decode_latents(&passed_on)?;
+        let reconstruction = match squared {
+            true => mean_squared_error(&made, &pixels)?,
+            false => (made - &pixels)?.abs()?.mean_all()?,
+        };
+        let entropy = entropy.map(|t| encoder::entropy_loss(&latents, &table, t)).transpose()?;
+        Ok(Losses {
+            reconstruction,
+            codebook: mean_squared_error(&chosen, &latents.detach())?,
+            commitment: mean_squared_error(&latents, &chosen.detach())?,
+            entropy,
+        })
+    }
+
+    fn encoder(&self) -> Result<&Encoder> {
+        self.encoder.as_ref().ok_or_else(|| {
+            Error::unsupported("the VQGAN has no encoder, which makes the codes of an image")
+                .hint("min-dalle's detoker.pt is a decoder alone; the original's flax_model.msgpack has both")
+        })
+    }
+
     fn forward(&self, codes: &Tensor) -> Result<Tensor> {
-        let z = self.post_quant_conv.forward(&self.embedding.forward(codes)?)?;
+        self.decode_latents(&self.embedding.forward(codes)?)
+    }
+
+    /// The pixels, `(batch, height * scale, width * scale, 3)`, of embeddings, `(batch, height, width, embed_dim)`.
+    fn decode_latents(&self, latents: &Tensor) -> Result<Tensor> {
+        let z = self.post_quant_conv.forward(latents)?;
         let mut x = self.conv_in.forward(&z)?;
         x = self.mid.0.forward(&x)?;
         x = self.mid.1.forward(&x)?;
@@ -311,7 +413,7 @@ impl AttnBlock {
     }
 }
 
-/// The decoder of a VQGAN, DALL·E mini's image decoder.
+/// A VQGAN, DALL·E mini's image decoder and encoder.
 pub static FAMILY: Family = Family {
     name: "vqgan",
     systems: &["DALL-E"],
@@ -322,8 +424,8 @@ pub static FAMILY: Family = Family {
     architectures: &["VQModel", "del"],
     gguf: &[],
     keys: &Keys::NONE,
-    inputs: &[Modality::Codes],
-    outputs: &[Modality::Image],
+    inputs: &[Modality::Codes, Modality::Image],
+    outputs: &[Modality::Image, Modality::Codes],
     releases: &[Release::new("dalle-mini/vqgan_imagenet_f16_16384", "DALL-E", "47M", "Apache-2.0")],
     config_of_gguf: None,
     layout: Some(layout),

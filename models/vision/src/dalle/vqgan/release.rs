@@ -1,4 +1,4 @@
-//! The decoder's files: min-dalle's `detoker.pt` (torch), and the original `flax_model.msgpack`.
+//! The files: min-dalle's `detoker.pt` (torch), a decoder, and the original `flax_model.msgpack`.
 
 use std::path::PathBuf;
 
@@ -19,15 +19,14 @@ pub(crate) const FLAX: &str = "flax_model.msgpack";
 /// Epsilon of the group norms in min-dalle, torch's default; the original has 1e-6.
 const TORCH_EPS: f64 = 1e-5;
 
-/// Maps the original's tensor names of the decoder; those of the encoder are ignored.
+/// Maps the original's tensor names to those of min-dalle, and those of the encoder likewise.
 pub fn rename(name: &str) -> Name {
-    if name.starts_with("encoder.") || name.starts_with("quant_conv.") {
-        return Name::Ignore;
-    }
     if name == "quantize.embedding.embedding" {
         return Name::To("embedding.weight".into());
     }
-    let Some(rest) = name.strip_prefix("decoder.up_") else {
+    let levels = [("decoder.up_", "decoder.up."), ("encoder.down_", "encoder.down.")];
+    let found = levels.iter().find_map(|(from, to)| Some((name.strip_prefix(from)?, to)));
+    let Some((rest, levels)) = found else {
         return match name.strip_suffix(".scale") {
             Some(norm) => Name::To(format!("{norm}.weight")),
             None => Name::Keep,
@@ -38,7 +37,7 @@ pub fn rename(name: &str) -> Name {
         Some(norm) => format!("{norm}.weight"),
         None => rest,
     };
-    Name::To(format!("decoder.up.{rest}"))
+    Name::To(format!("{levels}{rest}"))
 }
 
 /// Derives the config from the tensors of min-dalle's file; `None` for other files.
@@ -135,15 +134,20 @@ mod tests {
             ("decoder.up_4.attn_2.proj_out.kernel", "decoder.up.4.attn.2.proj_out.kernel"),
             ("decoder.up_1.upsample.conv.bias", "decoder.up.1.upsample.conv.bias"),
             ("decoder.mid.block_1.norm1.scale", "decoder.mid.block_1.norm1.weight"),
+            ("encoder.down_0.downsample.conv.kernel", "encoder.down.0.downsample.conv.kernel"),
+            ("encoder.down_2.block_1.norm2.scale", "encoder.down.2.block.1.norm2.weight"),
+            ("encoder.norm_out.scale", "encoder.norm_out.weight"),
         ] {
             assert_eq!(rename(original), Name::To(ours.into()));
             assert_eq!(rename(ours), Name::Keep);
         }
-        for kept in ["post_quant_conv.kernel", "decoder.mid.attn_1.q.kernel", "decoder.conv_out.bias"] {
+        for kept in [
+            "post_quant_conv.kernel",
+            "decoder.mid.attn_1.q.kernel",
+            "encoder.conv_in.kernel",
+            "quant_conv.bias",
+        ] {
             assert_eq!(rename(kept), Name::Keep);
-        }
-        for ignored in ["encoder.conv_in.kernel", "quant_conv.bias"] {
-            assert_eq!(rename(ignored), Name::Ignore);
         }
     }
 }
