@@ -57,9 +57,9 @@ pub struct Figure {
 }
 
 impl fmt::Display for Figure {
-    /// `scenes solved 0.93 (goal >= 0.9)`
+    /// `scenes solved: 0.93 (goal >= 0.9)`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.what, self.value)?;
+        write!(f, "{}: {}", self.what, self.value)?;
         if let Some(unit) = &self.unit {
             write!(f, " {unit}")?;
         }
@@ -81,7 +81,8 @@ const MINILM: Builtin = Builtin {
 };
 
 /// Of each pocket model: its name, its system, what it does, a release of full size.
-const POCKET: &[[&str; 4]] = &[];
+const POCKET: &[[&str; 4]] =
+    &[["pocket-clip", "CLIP", "finds the caption of a drawn scene", "openai/clip-vit-base-patch32"]];
 
 /// The built-in models: MiniLM, then the pocket models.
 pub fn models() -> Vec<Builtin> {

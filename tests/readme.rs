@@ -149,3 +149,28 @@ fn an_ellipsis_matches_any_text_and_any_lines() {
     assert!(!lines_match(&pattern(&["a … c", "…", "z"]), &["a b d", "z"]));
     assert!(!lines_match(&pattern(&["a"]), &["a", "b"]));
 }
+
+#[cfg(feature = "builtin")]
+#[test]
+fn the_table_of_pocket_models_has_each_with_its_figures() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/pocket.md")).unwrap();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `pocket-")).collect();
+    let models: Vec<_> =
+        fauna::builtin::models().into_iter().filter(fauna::builtin::Builtin::is_pocket).collect();
+    assert_eq!(rows.len(), models.len());
+    for (row, model) in rows.into_iter().zip(models) {
+        let short = model.name.strip_prefix("pocket-").unwrap();
+        let size = format!("{:.1} MB", model.size() as f64 / 1e6);
+        let script = format!("assets/pocket/{short}.py");
+        let case = format!("tests/parity/pocket/{short}");
+        assert!(root.join(&script).exists() && root.join(&case).join("case.json").exists(), "{}", model.name);
+        let goals = model.figures().into_iter().filter(|figure| figure.goal.is_some());
+        let figures: Vec<String> = goals.map(|figure| figure.to_string()).collect();
+        assert!(!figures.is_empty(), "{}", model.name);
+        let name = format!("`{}`", model.name);
+        for part in [&name, &model.system.to_string(), &size, &script, &case].into_iter().chain(&figures) {
+            assert!(row.contains(part.as_str()), "{part} is not in the row of {}", model.name);
+        }
+    }
+}

@@ -1,7 +1,20 @@
 //! The pocket models of the modality vision: small checkpoints in the layouts of the releases, each with its card. Data, and
 //! nothing else.
 
-use fauna_bundle::Bundle;
+use fauna_bundle::{Bundle, bundle};
 
 /// The models.
-pub const MODELS: &[Bundle] = &[];
+pub const MODELS: &[Bundle] = &[bundle!(
+    "pocket-clip",
+    "pocket-clip",
+    [
+        "README.md",
+        "config.json",
+        "measured.json",
+        "merges.txt",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer_config.json",
+        "vocab.json"
+    ]
+)];

@@ -284,7 +284,7 @@ impl Stop {
         models
             .flat_map(|model| {
                 let figures = model.figures().into_iter().filter(|figure| figure.goal.is_some());
-                figures.map(move |figure| format!("{}: {figure}", model.name))
+                figures.map(move |figure| format!("{}, {figure}", model.name))
             })
             .collect()
     }

@@ -93,7 +93,7 @@ impl Page {
             }
             self.stops += &format!("<pre>{}</pre>\n", escaped(&text));
         }
-        let media = step.writes.iter().filter(|(kind, ..)| *kind != Kind::Data);
+        let media = step.media.iter().filter(|(kind, ..)| *kind != Kind::Data);
         let media = media.map(|(kind, name, caption)| medium(*kind, &folder.join(name), caption));
         let media: Vec<String> = media.collect::<Result<_>>()?;
         if !media.is_empty() {

