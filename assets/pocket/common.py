@@ -19,8 +19,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy
-
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 
@@ -113,6 +111,8 @@ def write_json(path, value):
 
 def to_bfloat16(source, target):
     """Copies a safetensors file with its float32 tensors rounded to bfloat16 (to the nearest, ties to even)."""
+    import numpy
+
     data = Path(source).read_bytes()
     length, = struct.unpack("<Q", data[:8])
     header, begin = json.loads(data[8:8 + length]), 8 + length
