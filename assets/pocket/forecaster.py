@@ -15,7 +15,8 @@ from common import HERE, Measured, Program, debian_package, main, publish, work_
 NAME = "pocket-forecaster"
 LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 HORIZON = 24
-SERIES, VALIDATION, STEPS, BATCH = 30_000, 500, 40_000, 32
+SERIES, VALIDATION = 30_000, 500
+STEPS, COOLING, AVERAGING, BATCH, RATE = 50_000, 12_000, 4_000, 16, 1e-3
 CONFIG = {
     "architectures": ["ChronosBoltModelForForecasting"], "model_type": "t5", "vocab_size": 2,
     "d_model": 96, "d_kv": 24, "d_ff": 256, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 1,
@@ -72,9 +73,18 @@ def make():
         write_json(counts, training_data(folder))
     (folder / "config").mkdir(exist_ok=True)
     write_json(folder / "config/config.json", CONFIG)
-    trained = Program(folder).tune(
-        "run", "--from-config", "config/config.json", "--data", "series", "--batch", BATCH, "--lr", 1.5e-3, "--schedule",
-        "cosine", "--warmup", 500, "--steps", STEPS, "--valid-every", 4000, "--weight-decay", 0.01, "--threads", 1,
+    program = Program(folder)
+    common = ["--data", "series", "--valid-every", 1000, "--threads", 1]
+    small = [*common, "--batch", BATCH, "--lr", RATE]
+    program.tune("run", "--from-config", "config/config.json", *small, "--warmup", 500, "--steps", STEPS)
+    # The rate falls to 0 in runs of their own, so that the first one may be as long as there is time for; the last one
+    # averages over larger batches.
+    cooled = program.tune(
+        "cooled", "run/last", "--full", *small, "--schedule", "linear", "--steps", COOLING, "--seed", 1,
+    )
+    trained = program.tune(
+        "averaged", cooled.relative_to(folder), "--full", *common, "--batch", 4 * BATCH, "--lr", 0.7 * RATE, "--schedule",
+        "linear", "--steps", AVERAGING, "--seed", 2,
     )
     publish("science", NAME, trained)
 

@@ -8,6 +8,7 @@ Genes are the whole reading frames of Debian's resfinder-db. Some are left out a
 import collections
 import json
 import math
+import struct
 
 import numpy
 
@@ -19,7 +20,7 @@ STARTS, STOPS = ("ATG", "GTG", "TTG"), ("TAA", "TAG", "TGA")
 # of four bases.
 ALIKE, STRETCH = 0.1, 8
 LONGEST = 1100
-STEPS, BATCH = 2200, 4
+STEPS, LONGER, BATCH = 2200, 1200, 4
 CONFIG = {
     "architectures": ["GPTNeoXForCausalLM"], "attention_probs_dropout_prob": 0.1, "bos_token_id": 0, "eos_token_id": 0,
     "hidden_act": "gelu_fast", "hidden_dropout_prob": 0.1, "hidden_size": 96, "initializer_range": 0.02,
@@ -158,11 +159,26 @@ def make():
         write_fasta(folder / f"genes/{name}.fasta", parts[name])
     (folder / "config").mkdir(exist_ok=True)
     write_json(folder / "config/config.json", CONFIG)
-    trained = Program(folder).tune(
-        "run", "--from-config", "config/config.json", "--data", "genes", "--batch", BATCH, "--lr", 3e-3, "--schedule",
-        "cosine", "--warmup", 100, "--steps", STEPS, "--valid-every", 200, "--threads", 1,
+    program = Program(folder)
+    common = ["--data", "genes", "--batch", BATCH, "--schedule", "cosine", "--valid-every", 200, "--threads", 1]
+    first = ["--from-config", "config/config.json", *common, "--lr", 3e-3, "--warmup", 100, "--steps", STEPS]
+    program.tune("run", *first)
+    # The model still learned when the rate was 0.
+    trained = program.tune(
+        "longer", "run/last", "--full", *common, "--lr", 2e-3, "--warmup", 50, "--steps", LONGER, "--seed", 1,
     )
-    publish("science", NAME, trained)
+    with_the_names_of_releases(publish("science", NAME, trained) / "model.safetensors")
+
+
+def with_the_names_of_releases(path):
+    """Gives the tensors of a checkpoint the names of the releases: those below the head begin with `gpt_neox.`."""
+    data = path.read_bytes()
+    length, = struct.unpack("<Q", data[:8])
+    named = lambda name: name if name.startswith(("__", "embed_out.", "gpt_neox.")) else f"gpt_neox.{name}"
+    header = {named(name): entry for name, entry in json.loads(data[8:8 + length]).items()}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length:])
 
 
 # ---------------------------------------------------------------- measuring
