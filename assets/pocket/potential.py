@@ -30,7 +30,7 @@ CONFIG = {
 STEPS, BATCH, RATE = 3500, 8, 3e-3
 FIRST_STEPS, FIRST_LOSS = 1000, {"forces": 20.0, "stress": 5.0}
 LOSS = {"energy": 20.0, "forces": 20.0, "stress": 5.0, "confidence": 0.01}
-LAST_STEPS, LAST_RATE, LAST_LOSS = 1200, 2e-3, LOSS | {"forces": 60.0, "stress": 10.0}
+LAST_STEPS, LAST_RATE, LAST_LOSS = 1200, 3e-3, LOSS | {"energy": 10.0, "forces": 30.0, "stress": 60.0}
 # What is trained: not the constants of the network, nor the normalizers.
 TRAINED = r"^(heads\.\w+\.mlp|model\.(_encoder|atom_emb|gnn_stacks))\."
 # Labelled structures of each crystal, and how often those of training are turned.

