@@ -192,10 +192,64 @@ def write_detoker(model, folder):
     torch.save({name: weight.half() for name, weight in model.state_dict().items()}, folder / "detoker.pt")
 
 
-def flax_vqgan(model, folder, mult, codes, width, resolution):
+class Encoder(torch.nn.Module):
+    """The encoder of taming-transformers of the port's blocks, which has none: levels of 32 times `mult`."""
+
+    def __init__(self, detokenizer, mult, width):
+        super().__init__()
+        blocks = type(detokenizer).__init__.__globals__
+        log2 = [5] + [5 + (m > 1) for m in mult]
+        self.conv_in = torch.nn.Conv2d(3, 32, 3, padding=1)
+        self.down = torch.nn.ModuleList()
+        for level, out in enumerate(log2[1:]):
+            last, part = level + 1 == len(mult), torch.nn.Module()
+            part.block = torch.nn.ModuleList(blocks["ResnetBlock"](n, out) for n in (log2[level], out))
+            if last:
+                part.attn = torch.nn.ModuleList(blocks["AttentionBlock"]() for _ in range(2))
+            else:
+                part.downsample = torch.nn.Module()
+                part.downsample.conv = torch.nn.Conv2d(2**out, 2**out, 3, stride=2)
+            self.down.append(part)
+        self.mid = blocks["MiddleLayer"]()
+        self.norm_out = torch.nn.GroupNorm(32, 2 ** log2[-1])
+        self.conv_out = torch.nn.Conv2d(2 ** log2[-1], width, 3, padding=1)
+
+    def forward(self, pixels):
+        h = self.conv_in(pixels)
+        for part in self.down:
+            for i, block in enumerate(part.block):
+                h = block(h)
+                h = part.attn[i](h) if hasattr(part, "attn") else h
+            if hasattr(part, "downsample"):
+                h = part.downsample.conv(torch.nn.functional.pad(h, (0, 1, 0, 1)))
+        h = self.norm_out(self.mid(h))
+        return self.conv_out(h * torch.sigmoid(h))
+
+
+class Encoding(torch.nn.Module):
+    """The encoder, and the map to the codes' dimension."""
+
+    def __init__(self, seed, detokenizer, mult, width, eps):
+        super().__init__()
+        self.encoder = Encoder(detokenizer, mult, width)
+        self.quant_conv = torch.nn.Conv2d(width, width, 1)
+        fill(self, seed, 1.2)
+        for part in self.modules():
+            if isinstance(part, torch.nn.GroupNorm):
+                part.eps = eps
+        halve(self)
+
+    @torch.no_grad()
+    def forward(self, pixels):
+        """Latents, `(batch, height, width, width)`, of `(batch, height, width, 3)` pixels."""
+        return self.quant_conv(self.encoder(pixels.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+def flax_vqgan(model, folder, mult, codes, width, resolution, encoding=None):
     """The original's layout: names with underscores, kernels (height, width, in, out), a config without a type."""
     tree = {}
-    for name, weight in model.state_dict().items():
+    state = {**model.state_dict(), **(encoding.state_dict() if encoding else {})}
+    for name, weight in state.items():
         parts = re.sub(r"\.(\d+)\.", r"_\1.", re.sub(r"\.(\d+)\.", r"_\1.", name)).split(".")
         if name == "embedding.weight":
             parts = ["quantize", "embedding", "embedding"]
@@ -204,8 +258,6 @@ def flax_vqgan(model, folder, mult, codes, width, resolution):
         elif parts[-1] == "weight":
             parts[-1] = "scale"
         put(tree, parts, weight)
-    put(tree, ["quant_conv", "kernel"], torch.zeros(1, 1, width, width))
-    put(tree, ["encoder", "conv_in", "kernel"], torch.zeros(3, 3, 3, 32))
     folder.mkdir(parents=True, exist_ok=True)
     write_msgpack(tree, folder / "flax_model.msgpack")
     write_json(folder / "config.json", {
@@ -246,6 +298,36 @@ def picture_case(shape, codes=40, mult=(1, 2, 2), flax=False, flat=False, note=N
             return again
 
         case.check_repeats(reload, lambda m: {"images": pictures(m, grid)})
+
+    return make
+
+
+def encoding_case(shape, codes=40, mult=(1, 2), note=None):
+    """Pictures to codes, by the encoder of the original's layout."""
+    def make(name):
+        def build(seed):
+            model = vqgan(seed, mult, codes, eps=1e-6)
+            encoding = Encoding(seed + 7, model, mult, 24, 1e-6)
+            pixels = torch.rand(shape, generator=torch.Generator().manual_seed(seed + 2))
+            check_every_weight_matters(encoding, lambda m: {"latents": m(pixels)}, unseen=(".bias",))
+            latents = encoding(pixels).contiguous()
+            distances = (latents[..., None, :] - model.embedding.weight).pow(2).sum(-1)
+            check_choice(-distances)
+            return model, encoding, pixels, {"latents": latents, "codes": distances.argmin(-1)}
+
+        model, encoding, pixels, answer = first_good(name, build)
+        common.REFERENCE = PORT
+        case = Case(name, "DALL-E")
+        case.write("its blocks in the order of taming-transformers' Encoder", "encode", {"pixel_values": pixels}, answer,
+                   note=note)
+        flax_vqgan(model, case.model, list(mult), codes, 24, 16, encoding)
+
+        def reload(_):
+            again = Encoding(1, model, mult, 24, 1e-6)
+            again.load_state_dict(encoding.state_dict())
+            return again
+
+        case.check_repeats(reload, lambda m: {"latents": m(pixels).contiguous()})
 
     return make
 
@@ -701,6 +783,7 @@ CASES = {
         flax=True, scale=10.0, note="the picture half from a release of its own, with its own eps"),
     "dalle/vqgan_decode": picture_case((2, 4, 4), mult=(1, 2), note="detoker.pt alone"),
     "dalle/vqgan_decode_flat": picture_case((3, 3, 3), mult=(1, 1, 1), flat=True, note="codes in one row"),
+    "dalle/vqgan_encode": encoding_case((2, 8, 8, 3), mult=(1, 1), note="the original's layout, with its encoder"),
     "dalle/vqgan_decode_flax": picture_case((2, 3, 3), mult=(1, 2), flax=True, note="the original's layout"),
 }
 
