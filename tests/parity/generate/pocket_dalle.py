@@ -84,7 +84,7 @@ def painter(config):
     blocks = "ResnetBlock(log2_count_in, log2_count_out)" + ", ResnetBlock(log2_count_out, log2_count_out)" * (count - 1)
     source = re.sub(r"self\.block = nn\.ModuleList\(\[.*?\]\)", f"self.block = nn.ModuleList([{blocks}])", source, flags=re.S)
     for old, new in [
-        ("range(5)", f"range({len(log2)})"), ("range(3)", f"range({count})"), ("ResnetBlock(9, 9)", f"ResnetBlock({top}, {top})"),
+        ("range(3)", f"range({count})"), ("range(5)", f"range({len(log2)})"), ("ResnetBlock(9, 9)", f"ResnetBlock({top}, {top})"),
         ("2 ** 9", f"2 ** {top}"), ("2 ** 7", f"2 ** {log2[0]}"), ("nn.Conv2d(2 ** 8, ", f"nn.Conv2d({config['z_channels']}, "),
         ("2 ** 14, 2 ** 8", f"{config['n_embed']}, {config['embed_dim']}"),
         ("nn.Conv2d(embed_count, embed_count, 1)", f"nn.Conv2d(embed_count, {config['z_channels']}, 1)"),
