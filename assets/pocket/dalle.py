@@ -43,7 +43,7 @@ BART = {
     "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "use_scan": True,
 }
 BART_TRAINING = [
-    "--batch", 32, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 100, "--steps", 2400, "--valid-every", 200,
+    "--batch", 32, "--lr", 3e-3, "--schedule", "cosine", "--warmup", 60, "--steps", 1600, "--valid-every", 200,
     "--weight-decay", 0.05, "--threads", 2,
 ]
 # Chosen on prompts of training.

@@ -288,7 +288,7 @@ fn a_vqgan_with_initial_weights_learns_from_images_in_every_tensor() {
     let mut gradients: Gradients = learner.gradients();
     gradients.backward(&loss.value).unwrap();
     for (name, variable) in learner.variables().all() {
-        let gradient = gradients.get(variable).unwrap();
+        let gradient = gradients.get(&variable).unwrap();
         let size = gradient.map_or(0.0, |g| g.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
         // A norm takes away what a bias before it adds to a whole group, and softmax what one adds to all keys.
         assert!(size > 0.0 || name.ends_with("bias"), "{name} has no gradient");

@@ -14,6 +14,7 @@ import sys
 import attr
 import msgpack
 import torch
+from safetensors.torch import load_file, save_file
 
 attr.validators.set_disabled(True)
 
@@ -167,6 +168,9 @@ def vqgan(seed, mult, codes, width=24, attends=True, eps=1e-5):
     source = source.replace("2 ** 9", f"2 ** {top}").replace("2 ** 7", f"2 ** {log2[0]}")
     source = source.replace("nn.Conv2d(2 ** 8, ", f"nn.Conv2d({width}, ")
     source = source.replace("2 ** 14, 2 ** 8", f"{codes}, {width}")
+    # What changes in place, and what leaves float64, has no gradient.
+    for old, new in [("h *= ", "h = h * "), ("z *= ", "z = z * "), ("w /= ", "w = w / "), ("x.to(torch.float32)", "x")]:
+        source = source.replace(old, new)
     module = {}
     exec(compile(source, path, "exec"), module)
     model = fill(module["VQGanDetokenizer"](), seed, 1.2)
@@ -192,10 +196,63 @@ def write_detoker(model, folder):
     torch.save({name: weight.half() for name, weight in model.state_dict().items()}, folder / "detoker.pt")
 
 
-def flax_vqgan(model, folder, mult, codes, width, resolution):
+class Encoder(torch.nn.Module):
+    """The encoder of taming-transformers of the port's blocks, which has none: levels of 32 times `mult`."""
+
+    def __init__(self, detokenizer, mult, width):
+        super().__init__()
+        blocks = type(detokenizer).__init__.__globals__
+        log2 = [5] + [5 + (m > 1) for m in mult]
+        self.conv_in = torch.nn.Conv2d(3, 32, 3, padding=1)
+        self.down = torch.nn.ModuleList()
+        for level, out in enumerate(log2[1:]):
+            last, part = level + 1 == len(mult), torch.nn.Module()
+            part.block = torch.nn.ModuleList(blocks["ResnetBlock"](n, out) for n in (log2[level], out))
+            if last:
+                part.attn = torch.nn.ModuleList(blocks["AttentionBlock"]() for _ in range(2))
+            else:
+                part.downsample = torch.nn.Module()
+                part.downsample.conv = torch.nn.Conv2d(2**out, 2**out, 3, stride=2)
+            self.down.append(part)
+        self.mid = blocks["MiddleLayer"]()
+        self.norm_out = torch.nn.GroupNorm(32, 2 ** log2[-1])
+        self.conv_out = torch.nn.Conv2d(2 ** log2[-1], width, 3, padding=1)
+
+    def forward(self, pixels):
+        h = self.conv_in(pixels)
+        for part in self.down:
+            for i, block in enumerate(part.block):
+                h = block(h)
+                h = part.attn[i](h) if hasattr(part, "attn") else h
+            if hasattr(part, "downsample"):
+                h = part.downsample.conv(torch.nn.functional.pad(h, (0, 1, 0, 1)))
+        h = self.norm_out(self.mid(h))
+        return self.conv_out(h * torch.sigmoid(h))
+
+
+class Encoding(torch.nn.Module):
+    """The encoder, and the map to the codes' dimension."""
+
+    def __init__(self, seed, detokenizer, mult, width, eps):
+        super().__init__()
+        self.encoder = Encoder(detokenizer, mult, width)
+        self.quant_conv = torch.nn.Conv2d(width, width, 1)
+        fill(self, seed, 1.2)
+        for part in self.modules():
+            if isinstance(part, torch.nn.GroupNorm):
+                part.eps = eps
+        halve(self)
+
+    def forward(self, pixels):
+        """Latents, `(batch, height, width, width)`, of `(batch, height, width, 3)` pixels."""
+        return self.quant_conv(self.encoder(pixels.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+def flax_vqgan(model, folder, mult, codes, width, resolution, encoding=None):
     """The original's layout: names with underscores, kernels (height, width, in, out), a config without a type."""
     tree = {}
-    for name, weight in model.state_dict().items():
+    state = {**model.state_dict(), **(encoding.state_dict() if encoding else {})}
+    for name, weight in state.items():
         parts = re.sub(r"\.(\d+)\.", r"_\1.", re.sub(r"\.(\d+)\.", r"_\1.", name)).split(".")
         if name == "embedding.weight":
             parts = ["quantize", "embedding", "embedding"]
@@ -204,8 +261,6 @@ def flax_vqgan(model, folder, mult, codes, width, resolution):
         elif parts[-1] == "weight":
             parts[-1] = "scale"
         put(tree, parts, weight)
-    put(tree, ["quant_conv", "kernel"], torch.zeros(1, 1, width, width))
-    put(tree, ["encoder", "conv_in", "kernel"], torch.zeros(3, 3, 3, 32))
     folder.mkdir(parents=True, exist_ok=True)
     write_msgpack(tree, folder / "flax_model.msgpack")
     write_json(folder / "config.json", {
@@ -246,6 +301,102 @@ def picture_case(shape, codes=40, mult=(1, 2, 2), flax=False, flat=False, note=N
             return again
 
         case.check_repeats(reload, lambda m: {"images": pictures(m, grid)})
+
+    return make
+
+
+def distances_of(latents, embeddings):
+    """The squared distances of latents, `(…, width)`, from all embeddings, `(codes, width)`."""
+    return (latents[..., None, :] - embeddings).pow(2).sum(-1)
+
+
+def autoencoder(seed, mult, codes):
+    """The detokenizer and the encoder as one module."""
+    model = vqgan(seed, mult, codes, eps=1e-6)
+    encoding = Encoding(seed + 7, model, mult, 24, 1e-6)
+    model.encoder, model.quant_conv = encoding.encoder, encoding.quant_conv
+    return model.requires_grad_(True)
+
+
+def quantized_loss(model, inputs, temperature, entropy, commitment=0.25):
+    """The loss of van den Oord et al. 2017 with the entropy loss of MaskGIT's VQGAN (Chang et al. 2022), and its parts."""
+    pixels, embeddings = inputs["pixel_values"], model.embedding.weight
+    latents = model.quant_conv(model.encoder(pixels.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    distances = distances_of(latents, embeddings)
+    check_choice(-distances.detach())
+    chosen = embeddings[distances.argmin(-1)]
+    passed_on = latents + (chosen - latents).detach()
+    made = model.decoder(model.post_quant_conv(passed_on.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    share = (-distances.flatten(0, -2) / temperature).softmax(-1)
+    spread = lambda p: -(p * (p + 1e-5).log()).sum(-1)
+    squared = torch.nn.functional.mse_loss
+    parts = {
+        "loss_reconstruction": squared(made, pixels), "loss_codebook": squared(chosen, latents.detach()),
+        "loss_commitment": squared(latents, chosen.detach()),
+        "loss_entropy": spread(share).mean() - spread(share.mean(0)),
+    }
+    loss = parts["loss_reconstruction"] + parts["loss_codebook"] + commitment * parts["loss_commitment"]
+    return {"loss": loss + entropy * parts["loss_entropy"], **parts}
+
+
+def vqgan_train(shape, codes=11, mult=(2, 2), temperature=8.0, entropy=0.1, note=None):
+    def make(name):
+        def attempt(seed):
+            model = autoencoder(seed, mult, codes)
+            pixels = torch.rand(shape, generator=torch.Generator().manual_seed(seed + 2))
+            case = Case(name, "DALL-E")
+            case.model.mkdir(parents=True)
+            save_file({k: v.detach().half() for k, v in model.state_dict().items()}, case.model / "model.safetensors")
+            write_json(case.model / "config.json", {
+                "model_type": "vqgan", "architectures": ["VQModel"], "ch": 32, "ch_mult": list(mult), "num_res_blocks": 2,
+                "attn_resolutions": [shape[1] >> (len(mult) - 1)], "resolution": shape[1], "z_channels": 24,
+                "n_embed": codes, "embed_dim": 24, "out_ch": 3,
+            })
+
+            def reload(folder):
+                again = autoencoder(1, mult, codes)
+                again.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+                return again
+
+            common.REFERENCE = PORT
+            options = {"reconstruction": "l2", "entropy": entropy, "entropy_temperature": temperature}
+            write_train_step(case, "VQGanDetokenizer (sizes cut), and its blocks as an encoder", model,
+                             lambda network, batch: quantized_loss(network, batch, temperature, entropy),
+                             {"pixel_values": pixels}, ("pixel_values",), reload, options=options,
+                             unseen=(".k.bias",), note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
+def encoding_case(shape, codes=40, mult=(1, 2), note=None):
+    """Pictures to codes, by the encoder of the original's layout."""
+    def make(name):
+        def build(seed):
+            model = vqgan(seed, mult, codes, eps=1e-6)
+            encoding = Encoding(seed + 7, model, mult, 24, 1e-6)
+            encoding.requires_grad_(False)
+            pixels = torch.rand(shape, generator=torch.Generator().manual_seed(seed + 2))
+            check_every_weight_matters(encoding, lambda m: {"latents": m(pixels)}, unseen=(".bias",))
+            latents = encoding(pixels).contiguous()
+            distances = distances_of(latents, model.embedding.weight.detach())
+            check_choice(-distances)
+            return model, encoding, pixels, {"latents": latents, "codes": distances.argmin(-1)}
+
+        model, encoding, pixels, answer = first_good(name, build)
+        common.REFERENCE = PORT
+        case = Case(name, "DALL-E")
+        case.write("its blocks in the order of taming-transformers' Encoder", "encode", {"pixel_values": pixels}, answer,
+                   note=note)
+        flax_vqgan(model, case.model, list(mult), codes, 24, 16, encoding)
+
+        def reload(_):
+            again = Encoding(1, model, mult, 24, 1e-6).requires_grad_(False)
+            again.load_state_dict(encoding.state_dict())
+            return again
+
+        case.check_repeats(reload, lambda m: {"latents": m(pixels).contiguous()})
 
     return make
 
@@ -687,6 +838,8 @@ CASES = {
     "dalle/train_step_dvae": dvae_train(
         (2, 3, 16, 24), temperature=0.7, kl_weight=6.6,
         note="gumbel softmax with its noise as an input, logit-Laplace, a uniform prior"),
+    "dalle/train_step_vqgan": vqgan_train(
+        (2, 8, 8, 3), note="straight-through codes, commitment and entropy; no adversarial and no perceptual term"),
     "dalle/train_step_mini": mini_train(
         note="labels are all codes of a picture; norms before maps have no scales to train"),
     "dalle/train_step_mini_scaled": mini_train(scaled=True, lengths=(4, 9), encoder_layers=1, decoder_layers=1),
@@ -701,6 +854,7 @@ CASES = {
         flax=True, scale=10.0, note="the picture half from a release of its own, with its own eps"),
     "dalle/vqgan_decode": picture_case((2, 4, 4), mult=(1, 2), note="detoker.pt alone"),
     "dalle/vqgan_decode_flat": picture_case((3, 3, 3), mult=(1, 1, 1), flat=True, note="codes in one row"),
+    "dalle/vqgan_encode": encoding_case((2, 8, 8, 3), mult=(1, 1), note="the original's layout, with its encoder"),
     "dalle/vqgan_decode_flax": picture_case((2, 3, 3), mult=(1, 2), flax=True, note="the original's layout"),
 }
 

@@ -246,7 +246,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
         None => match companion(pretrained)? {
             Some(companion) => {
                 let config = companion.config::<vqgan::Config>()?;
-                if companion.weights.has("encoder", false) {
+                if companion.weights.has(vqgan::OF_ENCODER, false) {
                     with_encoder = Some((config, companion.weights.at("")));
                 }
                 Some(companion.load::<Vqgan>()?.0)

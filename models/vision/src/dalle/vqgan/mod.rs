@@ -182,15 +182,14 @@ impl Model for Vqgan {
     /// Loads the codebook and the decoder.
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
-        for part in ENCODER {
-            w.skip(part);
-        }
         Self::load_with(config, w, None)
     }
 }
 
 /// The parts of a checkpoint that only an encoder has.
 const ENCODER: [&str; 2] = ["encoder", "quant_conv"];
+/// A part of every encoder.
+pub(crate) const OF_ENCODER: &str = "encoder.conv_out";
 
 impl Vqgan {
     /// Loads the codebook, the decoder, and the encoder if the checkpoint has it; without a checkpoint, if `initial`.
@@ -199,12 +198,15 @@ impl Vqgan {
     /// As [`Model::load`].
     pub fn load_whole(config: Config, w: &Weights, initial: bool) -> Result<Self> {
         config.check()?;
-        let has_encoder = w.has(ENCODER[0], initial);
+        let has_encoder = w.has(OF_ENCODER, initial);
         let encoder = has_encoder.then(|| Encoder::load(&config, w)).transpose()?;
         Self::load_with(config, w, encoder)
     }
 
     fn load_with(config: Config, w: &Weights, encoder: Option<Encoder>) -> Result<Self> {
+        if encoder.is_none() {
+            ENCODER.iter().for_each(|part| w.skip(part));
+        }
         let (c, inner) = (&config, w.at("decoder"));
         let levels = c.ch_mult.len();
         let mut width = c.ch * c.ch_mult[levels - 1];
