@@ -81,8 +81,29 @@ const MINILM: Builtin = Builtin {
 };
 
 /// Of each pocket model: its name, its system, what it does, a release of full size.
-const POCKET: &[[&str; 4]] =
-    &[["pocket-clip", "CLIP", "finds the caption of a drawn scene", "openai/clip-vit-base-patch32"]];
+const POCKET: &[[&str; 4]] = &[
+    ["pocket-forecaster", "TimeGPT", "forecasts time series with intervals", "amazon/chronos-bolt-base"],
+    [
+        "pocket-potential",
+        "Orbital",
+        "computes energy, forces and stress of crystals",
+        "orb-v3-direct-inf-omat",
+    ],
+    ["pocket-clip", "CLIP", "finds the caption of a drawn scene", "openai/clip-vit-base-patch32"],
+    ["pocket-genes", "GenSLMs", "writes and scores genes", "genslm_25M_patric"],
+    [
+        "pocket-astronomer",
+        "AstroLLaMA",
+        "answers questions about stars, over SmolLM2",
+        "UniverseTBD/astrollama",
+    ],
+    [
+        "pocket-mathematician",
+        "Llemma",
+        "works out arithmetic and equations, over SmolLM2",
+        "EleutherAI/llemma_7b",
+    ],
+];
 
 /// The built-in models: MiniLM, then the pocket models.
 pub fn models() -> Vec<Builtin> {
@@ -206,7 +227,16 @@ mod tests {
                 model.bundle.files.iter().map(|(name, _)| name.to_string()).collect();
             assert_eq!(found, bundled, "{}", model.name);
             let card = model.card().unwrap();
-            assert!(card.contains("cannot") && card.contains("Trained on"), "{}", model.name);
+            for heading in [
+                "What it shows",
+                "rained on",
+                "What it can and cannot do",
+                "Numbers",
+                "How it was made",
+                "Licence",
+            ] {
+                assert!(card.contains(heading), "{heading} is not in the card of {}", model.name);
+            }
             let figures = model.figures();
             assert!(!figures.is_empty(), "{}", model.name);
             let by_families = crate::families().iter().any(|family| family.systems.contains(&model.system));

@@ -1,7 +1,18 @@
 //! The pocket models of the modality text: small checkpoints in the layouts of the releases, each with its card. Data, and
 //! nothing else.
 
-use fauna_bundle::Bundle;
+use fauna_bundle::{Bundle, bundle};
 
 /// The models.
-pub const MODELS: &[Bundle] = &[];
+pub const MODELS: &[Bundle] = &[
+    bundle!(
+        "pocket-astronomer",
+        "pocket-astronomer",
+        ["README.md", "adapter_config.json", "adapter_model.safetensors", "measured.json"]
+    ),
+    bundle!(
+        "pocket-mathematician",
+        "pocket-mathematician",
+        ["README.md", "adapter_config.json", "adapter_model.safetensors", "measured.json"]
+    ),
+];

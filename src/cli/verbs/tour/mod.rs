@@ -41,6 +41,8 @@ const FOLDER: &str = "fauna-tour";
 const PAGE: &str = "index.html";
 /// Number of lines of a command's output that are printed.
 const PRINTED: usize = 6;
+/// Number of figures of a model that are printed.
+const FIGURES: usize = 2;
 
 /// Runs `fauna` without a command: prints an overview, and runs the tour unless its page is there.
 pub fn welcome(context: &Context) -> anyhow::Result<Exit> {
@@ -278,13 +280,13 @@ impl Stop {
         given.chain(self.steps.iter().flat_map(Step::files))
     }
 
-    /// The figures of its models, as text.
+    /// The first figures with a goal of each of its models, as text.
     fn figures(&self) -> Vec<String> {
         let models = self.models.iter().filter_map(|name| builtin::find(name));
         models
             .flat_map(|model| {
                 let figures = model.figures().into_iter().filter(|figure| figure.goal.is_some());
-                figures.map(move |figure| format!("{}, {figure}", model.name))
+                figures.take(FIGURES).map(move |figure| format!("{}, {figure}", model.name))
             })
             .collect()
     }
