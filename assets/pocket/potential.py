@@ -30,7 +30,7 @@ CONFIG = {
 STEPS, BATCH, RATE = 3500, 8, 3e-3
 FIRST_STEPS, FIRST_LOSS = 1000, {"forces": 20.0, "stress": 5.0}
 LOSS = {"energy": 20.0, "forces": 20.0, "stress": 5.0, "confidence": 0.01}
-LAST_STEPS, LAST_RATE, LAST_LOSS = 1200, 3e-3, LOSS | {"energy": 10.0, "forces": 30.0, "stress": 60.0}
+LAST_STEPS, LAST_LOSS, HEADS = 500, {"forces": 20.0, "stress": 20.0}, r"^heads\.(forces|stress)\.mlp\."
 # What is trained: not the constants of the network, nor the normalizers.
 TRAINED = r"^(heads\.\w+\.mlp|model\.(_encoder|atom_emb|gnn_stacks))\."
 # Labelled structures of each crystal, and how often those of training are turned.
@@ -393,10 +393,10 @@ def make():
         "trained", "first/last", *options, "--data", "structures", "--loss", f"loss_weights={json.dumps(LOSS)}", "--warmup", 100,
         "--schedule", "cosine", "--steps", STEPS, "--valid-every", 500, "--seed", 1,
     )
-    options[options.index("--lr") + 1] = LAST_RATE
+    options[1] = HEADS
     trained = program.tune(
-        "further", "trained/last", *options, "--data", "structures", "--loss", f"loss_weights={json.dumps(LAST_LOSS)}", "--warmup", 50,
-        "--schedule", "cosine", "--steps", LAST_STEPS, "--valid-every", 300, "--seed", 2,
+        "heads", "trained/last", *options, "--data", "structures", "--loss", f"loss_weights={json.dumps(LAST_LOSS)}", "--warmup", 50,
+        "--schedule", "cosine", "--steps", LAST_STEPS, "--valid-every", 250, "--seed", 2,
     )
     publish(MODALITY, NAME, trained)
 

@@ -39,8 +39,11 @@ STRUCTURES = [
 def shipped(config):
     """The reference with the shipped weights."""
     model = build(config)
-    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(SHIPPED / "model.safetensors").items()}
-    model.load_state_dict(weights, strict=True)
+    weights = {name: tensor.float() for name, tensor in load_file(SHIPPED / "model.safetensors").items()}
+    # What the shipped file does not have: constants, and the decoder of the denoising that training begins with.
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
+    assert all(name.endswith(("r_max", "num_batches_tracked")) or "._decoder." in name for name in own), own.keys()
+    model.load_state_dict({name: tensor.reshape(model.state_dict()[name].shape) for name, tensor in (weights | own).items()}, strict=True)
     return frozen(model)
 
 
