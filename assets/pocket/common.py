@@ -136,25 +136,29 @@ def to_bfloat16(source, target):
 
 
 def begin(fauna, config, data, change, *arguments):
-    """A folder with the initial weights of a new model, each changed by `change(name, values)`, which may return None to
-    leave it. The values are a float32 array of the weight's shape."""
-    target = fauna.folder / "start"
-    if target.is_dir():
-        return target
+    """A folder with the initial weights of a new model, changed as `changed` does."""
     least = ["--steps", 1, "--lr", 1e-9, "--batch", 1, "--valid-every", 1, "--valid-batches", 1]
     new = fauna.tune("begun", "--from-config", config, "--data", data, *least, *arguments)
-    part = fauna.folder / "start.part"
+    return changed(new, fauna.folder / "start", change)
+
+
+def changed(source, target, change):
+    """Copies a trained checkpoint, if it is not there, with each weight changed by `change(name, values)`, which may return
+    None to leave it. The values are a float32 array of the weight's shape."""
+    if target.is_dir():
+        return target
+    part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(new, part, ignore=shutil.ignore_patterns("training_state.*"))
+    shutil.copytree(source, part, ignore=shutil.ignore_patterns("training_state.*"))
     path = part / "model.safetensors"
     data = bytearray(path.read_bytes())
-    begin_of_values = 8 + struct.unpack("<Q", data[:8])[0]
-    for name, entry in json.loads(data[8:begin_of_values]).items():
+    values_at = 8 + struct.unpack("<Q", data[:8])[0]
+    for name, entry in json.loads(data[8:values_at]).items():
         if name != "__metadata__":
-            first, last = (begin_of_values + offset for offset in entry["data_offsets"])
-            changed = change(name, numpy.frombuffer(bytes(data[first:last]), "<f4").reshape(entry["shape"]))
-            if changed is not None:
-                data[first:last] = changed.astype("<f4").tobytes()
+            first, last = (values_at + offset for offset in entry["data_offsets"])
+            new = change(name, numpy.frombuffer(bytes(data[first:last]), "<f4").reshape(entry["shape"]))
+            if new is not None:
+                data[first:last] = new.astype("<f4").tobytes()
     path.write_bytes(data)
     part.rename(target)
     return target

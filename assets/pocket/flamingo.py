@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy
 
 import scenes
-from common import Measured, Program, begin, main, publish, work_folder, write_json, write_json_lines
+from common import Measured, Program, begin, changed, main, publish, work_folder, write_json, write_json_lines
 
 MODALITY, NAME = "vision", "pocket-flamingo"
 SIDE, PATCH = 32, 8
@@ -26,14 +26,16 @@ SHOTS = [0, 2, 4, 8]
 PLAIN = 0.1
 # The gates of cross-attention before training. Those of a new model are 0: hardly a gradient reaches the vision encoder.
 GATES = 1.0
-# What the initial embeddings of made-up words are multiplied by: next to what cross-attention adds they would be too small.
-LOUDER = 16.0
+# What the embeddings of made-up words and the outputs of self-attention are multiplied by before episodes are learned: next
+# to what cross-attention adds they are too small to be copied.
+WORDS_BY, ATTENTION_BY = 32.0, 4.0
 SEEING = [
     "--full", "--batch", 8, "--lr", 2e-3, "--warmup", 100, "--steps", 1000, "--valid-every", 250, "--valid-batches", 10,
     "--weight-decay", 0.02, "--threads", 1,
 ]
 TRAINING = [
-    "--full", "--batch", 8, "--lr", 2e-3, "--schedule", "cosine", "--warmup", 50, "--steps", 2400, "--valid-every", 400,
+    "--only", "^(embed_tokens|layers|gated_cross_attn_layers|norm|lm_head)", "--batch", 8, "--lr", 2e-3,
+    "--schedule", "cosine", "--warmup", 50, "--steps", 2000, "--valid-every", 200,
     "--valid-batches", 20, "--weight-decay", 0.02, "--threads", 1,
 ]
 
@@ -132,14 +134,19 @@ def write_files(folder):
     write_json(folder / "generation_config.json", {"do_sample": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
 
 
-def initial(name, values):
-    """The initial values of gates and of the embeddings of made-up words."""
-    if ".alpha_" in name:
-        return numpy.full_like(values, GATES)
-    if name != "model.embed_tokens.weight":
+def open_gate(name, values):
+    """The initial value of a gate."""
+    return numpy.full_like(values, GATES) if ".alpha_" in name else None
+
+
+def louder(name, values):
+    """The embeddings of made-up words, which plain descriptions do not train, and the outputs of self-attention, larger."""
+    if name.endswith("self_attn.o_proj.weight") and "vision" not in name:
+        return ATTENTION_BY * values
+    if name != "embed_tokens.weight":
         return None
     factors = numpy.ones((len(values), 1), "f4")
-    factors[len(MARKS):len(MARKS) + len(TRAITS) + len(WORDS)] = LOUDER
+    factors[len(MARKS):len(MARKS) + len(TRAITS) + len(WORDS)] = WORDS_BY
     return values * factors
 
 
@@ -180,9 +187,10 @@ def make():
     if not (folder / "episodes/valid.jsonl").is_file():
         write_data(folder)
     fauna = Program(folder)
-    begin(fauna, "new/config.json", "plain", initial)
+    begin(fauna, "new/config.json", "plain", open_gate)
     fauna.tune("seeing", "start", "--data", "plain", *SEEING)
-    trained = fauna.tune("trained", "seeing/last", "--data", "episodes", *TRAINING)
+    changed(folder / "seeing/last", folder / "ready", louder)
+    trained = fauna.tune("trained", "ready", "--data", "episodes", *TRAINING)
     publish(MODALITY, NAME, trained)
 
 
