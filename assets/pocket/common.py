@@ -135,6 +135,35 @@ def to_bfloat16(source, target):
     Path(target).write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
 
 
+def begin(fauna, config, data, change, *arguments):
+    """A folder with the initial weights of a new model, changed as `changed` does."""
+    least = ["--steps", 1, "--lr", 1e-9, "--batch", 1, "--valid-every", 1, "--valid-batches", 1]
+    new = fauna.tune("begun", "--from-config", config, "--data", data, *least, *arguments)
+    return changed(new, fauna.folder / "start", change)
+
+
+def changed(source, target, change):
+    """Copies a trained checkpoint, if it is not there, with each weight changed by `change(name, values)`, which may return
+    None to leave it. The values are a float32 array of the weight's shape."""
+    if target.is_dir():
+        return target
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part, ignore=shutil.ignore_patterns("training_state.*"))
+    path = part / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    values_at = 8 + struct.unpack("<Q", data[:8])[0]
+    for name, entry in json.loads(data[8:values_at]).items():
+        if name != "__metadata__":
+            first, last = (values_at + offset for offset in entry["data_offsets"])
+            new = change(name, numpy.frombuffer(bytes(data[first:last]), "<f4").reshape(entry["shape"]))
+            if new is not None:
+                data[first:last] = new.astype("<f4").tobytes()
+    path.write_bytes(data)
+    part.rename(target)
+    return target
+
+
 def publish(modality, name, trained):
     """Copies a trained checkpoint into the crate of its modality, its weights as bfloat16. Returns the folder."""
     folder = HERE / modality / name
