@@ -90,6 +90,13 @@ const POCKET: &[[&str; 4]] = &[
         "orb-v3-direct-inf-omat",
     ],
     ["pocket-clip", "CLIP", "finds the caption of a drawn scene", "openai/clip-vit-base-patch32"],
+    [
+        "pocket-flamingo",
+        "Flamingo",
+        "takes made-up words from examples",
+        "openflamingo/OpenFlamingo-3B-vitl-mpt1b",
+    ],
+    ["pocket-med", "Med-PaLM M", "counts spots of drawn scans", "google/medgemma-4b-it"],
     ["pocket-genes", "GenSLMs", "writes and scores genes", "genslm_25M_patric"],
     [
         "pocket-astronomer",

@@ -145,6 +145,8 @@ def begin(fauna, config, data, change, *arguments):
 def changed(source, target, change):
     """Copies a trained checkpoint, if it is not there, with each weight changed by `change(name, values)`, which may return
     None to leave it. The values are a float32 array of the weight's shape."""
+    import numpy
+
     if target.is_dir():
         return target
     part = target.with_name(target.name + ".part")

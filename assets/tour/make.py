@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the files of the tour that are made: pictures of scenes, and a distorted crystal of table salt.
+"""Writes the files of the tour that are made: pictures of scenes, shapes and a scan, and a distorted crystal of table salt.
 
     assets/tour/make.py
 
@@ -13,6 +13,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "pocket"))
 
+import flamingo  # noqa: E402
+import med  # noqa: E402
+import numpy  # noqa: E402
 import scenes  # noqa: E402
 
 # Colour, kind, size, texture, place, background.
@@ -29,6 +32,20 @@ def pictures():
         thing = {"kind": kind, "colour": colour, "size": size, "texture": texture, "place": place}
         scene = {"background": background, "objects": [thing], "relation": None}
         scenes.write_png(HERE / f"scene-{number}.png", scenes.render(scene, 40, draw))
+
+
+def shapes():
+    """Four shapes of four colours, then one of the second colour."""
+    draw = random.Random(8)
+    things = [("circle", "red"), ("star", "blue"), ("heart", "green"), ("square", "yellow"), ("ring", "blue")]
+    for number, (kind, colour) in enumerate(things, 1):
+        thing = {"kind": kind, "colour": colour, "size": "large", "texture": "plain", "place": "centre"}
+        scenes.write_png(HERE / f"shape-{number}.png", flamingo.picture(thing, draw))
+
+
+def scan():
+    picture, _ = med.draw_scan(3, "left", random.Random(5))
+    scenes.write_png(HERE / "scan.png", numpy.repeat(picture[:, :, None], 3, axis=2))
 
 
 def salt():
@@ -49,4 +66,6 @@ def salt():
 
 
 pictures()
+shapes()
+scan()
 salt()

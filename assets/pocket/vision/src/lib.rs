@@ -4,17 +4,48 @@
 use fauna_bundle::{Bundle, bundle};
 
 /// The models.
-pub const MODELS: &[Bundle] = &[bundle!(
-    "pocket-clip",
-    "pocket-clip",
-    [
-        "README.md",
-        "config.json",
-        "measured.json",
-        "merges.txt",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "tokenizer_config.json",
-        "vocab.json"
-    ]
-)];
+pub const MODELS: &[Bundle] = &[
+    bundle!(
+        "pocket-clip",
+        "pocket-clip",
+        [
+            "README.md",
+            "config.json",
+            "measured.json",
+            "merges.txt",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "tokenizer_config.json",
+            "vocab.json"
+        ]
+    ),
+    bundle!(
+        "pocket-flamingo",
+        "pocket-flamingo",
+        [
+            "README.md",
+            "config.json",
+            "generation_config.json",
+            "measured.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    ),
+    bundle!(
+        "pocket-med",
+        "pocket-med",
+        [
+            "README.md",
+            "config.json",
+            "generation_config.json",
+            "measured.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "processor_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    ),
+];
