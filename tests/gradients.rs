@@ -54,7 +54,7 @@ const STRAIGHT_THROUGH: &str = "the gradient of the chosen code is taken as that
 
 /// Variables whose gradient is by the reference's definition not the derivative of its loss, by a part of the case's path
 /// and a part of the variable's name, with the reason.
-const OTHERWISE_DEFINED: [(&str, &str, &str); 11] = [
+const OTHERWISE_DEFINED: [(&str, &str, &str); 14] = [
     (
         "bert/train_step_question_answering",
         "word_embeddings.weight",
@@ -76,6 +76,13 @@ const OTHERWISE_DEFINED: [(&str, &str, &str); 11] = [
         "llark/train_step_jukebox_vqvae",
         ".codebook",
         "codebooks are averages of encoder outputs, not trained by gradients",
+    ),
+    ("dalle/train_step_vqgan", "encoder.", STRAIGHT_THROUGH),
+    ("dalle/train_step_vqgan", "quant_conv.", STRAIGHT_THROUGH),
+    (
+        "dalle/train_step_vqgan",
+        "embedding.weight",
+        "the reconstruction does not move the embedding of the chosen code",
     ),
     (
         "orb/train_step_direct",
