@@ -90,6 +90,7 @@ const POCKET: &[[&str; 4]] = &[
         "orb-v3-direct-inf-omat",
     ],
     ["pocket-clip", "CLIP", "finds the caption of a drawn scene", "openai/clip-vit-base-patch32"],
+    ["pocket-dalle", "DALL-E", "draws a shape from words", "dalle-mini/dalle-mini"],
     [
         "pocket-flamingo",
         "Flamingo",

@@ -20,6 +20,23 @@ pub const MODELS: &[Bundle] = &[
         ]
     ),
     bundle!(
+        "pocket-dalle",
+        "pocket-dalle",
+        [
+            "README.md",
+            "config.json",
+            "flax_model.msgpack",
+            "generation_config.json",
+            "measured.json",
+            "merges.txt",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.json",
+            "vqgan/config.json",
+            "vqgan/flax_model.msgpack"
+        ]
+    ),
+    bundle!(
         "pocket-flamingo",
         "pocket-flamingo",
         [
