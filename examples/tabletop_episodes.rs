@@ -7,7 +7,7 @@
 //! `evaluate expert 20` evaluates the expert, `evaluate random 20` random actions. Options:
 //!
 //!     --blocks N      blocks in a scene (1)
-//!     --fewer         one block to that many, by the seed, in recorded scenes
+//!     --fewer         one block to that many, by the seed, in recorded scenes; the recorded state is then the gripper's
 //!     --size PIXELS   height and width of the images (112)
 //!     --first SEED    the first seed (10000 to record, 0 to evaluate)
 //!     --carriage      the camera is on the carriage of the gripper
@@ -29,6 +29,8 @@ use fauna::{Image, Result};
 
 /// The scenes for evaluation are those of the seeds before.
 const FIRST_TRAINING_SEED: u64 = 10_000;
+/// Number of values at the start of a state that tell of the gripper.
+const GRIPPER_STATE: usize = 8;
 /// Standard deviation of what is added to the expert's movements, as a share of them.
 const NOISE: f64 = 0.3;
 /// Share of the actions that are random ones instead.
@@ -171,6 +173,7 @@ fn record(seed: u64, expert: &dyn Policy, options: &Options) -> Result<RobotEpis
         }
         scene.step(&if is_random || diverted > 0 { other.act(&seen)? } else { moved })?;
         if steps >= unrecorded {
+            let state = if options.fewer { state[..GRIPPER_STATE].to_vec() } else { state };
             frames.push(EpisodeFrame { images: vec![image], state, action });
         }
         (steps, diverted) = (steps + 1, diverted.saturating_sub(1));
