@@ -55,6 +55,17 @@ CONFIG = {
     },
 }
 
+# The colour of the table, from which colours are counted, so that what stands out is what is far from 0.
+PROCESSOR = {
+    "image_processor_type": "PrismaticImageProcessor",
+    "use_fused_vision_backbone": False,
+    "image_resize_strategy": "resize-naive",
+    "input_sizes": [[3, 84, 84]],
+    "interpolations": ["bicubic"],
+    "means": [[0.78, 0.64, 0.47]],
+    "stds": [[0.2, 0.2, 0.2]],
+}
+
 
 def tokenizer():
     """A tokenizer.json of whole words, to which the template around the instruction is the token "?" alone."""
@@ -150,20 +161,21 @@ def waves(side, width):
 
 
 def initial(name, shape, draw):
-    """Initial values of a tensor: norms 1, biases 0, matrices uniform within one over the square root of their inputs,
-    position embeddings waves, token embeddings normal."""
+    """Initial values of a tensor: norms 1, biases 0, matrices uniform (Glorot and Bengio 2010), position embeddings waves,
+    token embeddings normal."""
     if len(shape) == 1:
         return numpy.full(shape, float("norm" in name and name.endswith("weight")))
     if name.endswith("pos_embed"):
         return 0.3 * waves(round(shape[1] ** 0.5), shape[2])
     if name.endswith(("embed_tokens.weight", "latent")):
         return draw.normal(0, 0.2, shape)
-    return draw.uniform(-1, 1, shape) / numpy.sqrt(numpy.prod(shape[1:]))
+    return draw.uniform(-1, 1, shape) * numpy.sqrt(6 / (shape[0] + numpy.prod(shape[1:])))
 
 
 def write_start(folder):
     """A checkpoint in the release's layout with initial values, from a fixed seed."""
     common.write_json(folder / "config.json", CONFIG)
+    common.write_json(folder / "preprocessor_config.json", PROCESSOR)
     common.write_json(folder / "tokenizer.json", tokenizer())
     draw, header, parts, at = numpy.random.default_rng(1), {}, [], 0
     for name, shape in shapes().items():
@@ -186,7 +198,7 @@ def make():
         print(said, end="", flush=True)
     trained = program.tune(
         "run", "start", "--full", "--data", "episodes", "--valid", 0.01, "--batch", BATCH, "--lr", 2e-3,
-        "--schedule", "cosine", "--warmup", 200, "--steps", STEPS, "--valid-every", 1000, "--threads", 1,
+        "--schedule", "cosine", "--warmup", 200, "--steps", STEPS, "--valid-every", 500, "--threads", 1,
     )
     common.publish(MODALITY, NAME, trained)
 
