@@ -12,7 +12,9 @@
 //!     --first SEED    the first seed (10000 to record, 0 to evaluate)
 //!     --carriage      the camera is on the carriage of the gripper
 //!     --varied        the instruction in several phrasings
-//!     --smooth        the expert that is easier to imitate, and more noise
+//!     --smooth        the expert that is easier to imitate, more noise, and episodes that begin nearer to the block
+//!     --turn-near     with --smooth, an expert that turns the jaws near the block only
+//!     --whole         all of the episodes from their beginning
 //!
 //! A policy that only saw the expert's own way does not know what to do beside it. So the gripper does not move exactly
 //! as the expert says, and some of its actions are random; the expert corrects this in the next steps, and what is
@@ -39,6 +41,8 @@ const RANDOM: f64 = 0.1;
 /// random actions begin.
 const SPREAD: [f64; 6] = [0.003, 0.003, 0.002, 0.0, 0.0, 0.03];
 const DIVERTED: f64 = 0.03;
+/// With `--turn-near`: the distance from the block in metres within which the expert turns the jaws.
+const TURNS_WITHIN: f64 = 0.06;
 
 /// What the command line says, apart from its command.
 struct Options {
@@ -46,12 +50,18 @@ struct Options {
     first: Option<u64>,
     fewer: bool,
     smooth: bool,
+    turn_near: bool,
+    whole: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (command, options) = parse(&arguments)?;
-    let expert: &dyn Policy = if options.smooth { &SmoothExpert } else { &Expert };
+    let smooth = match options.turn_near {
+        true => SmoothExpert { turns_within: TURNS_WITHIN },
+        false => SmoothExpert::default(),
+    };
+    let expert: &dyn Policy = if options.smooth { &smooth } else { &Expert };
     match command[..] {
         ["record", folder, episodes] => {
             let first = options.first.unwrap_or(FIRST_TRAINING_SEED);
@@ -88,7 +98,8 @@ fn main() -> anyhow::Result<()> {
 /// The command with its arguments, and the options.
 fn parse(arguments: &[String]) -> anyhow::Result<(Vec<&str>, Options)> {
     let config = SceneConfig { blocks: 1, image_size: 112, ..SceneConfig::default() };
-    let mut options = Options { config, first: None, fewer: false, smooth: false };
+    let mut options =
+        Options { config, first: None, fewer: false, smooth: false, turn_near: false, whole: false };
     let (mut command, mut rest) = (Vec::new(), arguments.iter().map(String::as_str));
     while let Some(argument) = rest.next() {
         let mut number = || -> anyhow::Result<u64> {
@@ -103,6 +114,8 @@ fn parse(arguments: &[String]) -> anyhow::Result<(Vec<&str>, Options)> {
             "--carriage" => options.config.view = View::Carriage,
             "--varied" => options.config.wording = Wording::Varied,
             "--smooth" => options.smooth = true,
+            "--turn-near" => options.turn_near = true,
+            "--whole" => options.whole = true,
             _ if argument.starts_with("--") => anyhow::bail!("unknown option {argument}"),
             _ => command.push(argument),
         }
@@ -149,7 +162,10 @@ fn record(seed: u64, expert: &dyn Policy, options: &Options) -> Result<RobotEpis
     let mut other = RandomActions(Rng::new(seed, 2));
     let mut frames = Vec::new();
     // Far from the block every step is alike: some episodes begin nearer to it.
-    let unrecorded = if options.smooth { (random.uniform() * 10.0) as usize } else { 0 };
+    let unrecorded = match options.smooth && !options.whole {
+        true => (random.uniform() * 10.0) as usize,
+        false => 0,
+    };
     let (mut steps, mut diverted) = (0, 0_usize);
     while !scene.is_done() && steps < config.max_steps {
         let state = scene.state();

@@ -21,8 +21,15 @@ NAME, MODALITY = "pocket-policy", "robotics"
 SCENES = ["--size", 84, "--carriage", "--varied"]
 # Blocks of a scene; training has scenes with fewer, too.
 BLOCKS = 3
-EPISODES, STEPS, BATCH = 1500, 8000, 16
-# Scenes of the validation by hand and of the measurement; the episodes have seeds from 10000 on.
+BATCH = 16
+# Stages of training, each with its own episodes: first seed, number, options of the recording; learning rate, steps. In the
+# first, many episodes begin near the block; in the second all begin where a scene begins, and the expert turns the jaws
+# near the block only.
+STAGES = [
+    (10000, 1500, ["--smooth"], 2e-3, 8000),
+    (20000, 1500, ["--smooth", "--turn-near", "--whole"], 1.5e-3, 20000),
+]
+# Scenes of the measurement: no seed of the episodes.
 MEASURED, FIRST = 100, 1000
 
 WORDS = "<unk> <s> </s> ? pick up grasp grab lift take get hold of the block cube red green blue yellow purple orange".split()
@@ -191,15 +198,19 @@ def make():
     folder = common.work_folder("policy")
     program = common.Program(folder)
     write_start(folder / "start")
-    if not (folder / "episodes").is_dir():
-        said = program.example(
-            "tabletop_episodes", "record", "episodes", EPISODES, "--blocks", BLOCKS, "--fewer", "--smooth", *SCENES
+    trained = "start"
+    for stage, (first, count, options, rate, steps) in enumerate(STAGES, 1):
+        episodes = f"episodes{stage}"
+        if not (folder / episodes).is_dir():
+            said = program.example(
+                "tabletop_episodes", "record", episodes, count, "--first", first, "--blocks", BLOCKS, "--fewer", *options,
+                *SCENES,
+            )
+            print(said, end="", flush=True)
+        trained = program.tune(
+            f"run{stage}", trained, "--full", "--data", episodes, "--valid", 0.01, "--batch", BATCH, "--lr", rate,
+            "--schedule", "cosine", "--warmup", 200, "--steps", steps, "--valid-every", 500, "--threads", 1,
         )
-        print(said, end="", flush=True)
-    trained = program.tune(
-        "run", "start", "--full", "--data", "episodes", "--valid", 0.01, "--batch", BATCH, "--lr", 2e-3,
-        "--schedule", "cosine", "--warmup", 200, "--steps", STEPS, "--valid-every", 500, "--threads", 1,
-    )
     common.publish(MODALITY, NAME, trained)
 
 

@@ -175,21 +175,36 @@ impl Controller for Instruction {
 /// ```
 /// use fauna_tabletop::{SceneConfig, SmoothExpert, evaluate};
 /// let config = SceneConfig { render: false, ..SceneConfig::default() };
-/// assert_eq!(evaluate(&SmoothExpert, 0..10, &config)?.successes, 10);
+/// assert_eq!(evaluate(&SmoothExpert::default(), 0..10, &config)?.successes, 10);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SmoothExpert;
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SmoothExpert {
+    /// Horizontal distance from the block, in metres, within which it turns the jaws; farther away the rotation of the block
+    /// has not to be seen.
+    pub turns_within: f64,
+}
+
+impl Default for SmoothExpert {
+    fn default() -> Self {
+        Self { turns_within: f64::INFINITY }
+    }
+}
 
 /// A block to be picked up.
-struct PickUp(Colour);
+struct PickUp {
+    block: Colour,
+    turns_within: f64,
+}
 
 impl Policy for SmoothExpert {
     /// # Errors
     /// [`Input`](fauna_shared::ErrorKind::Input) for an unknown instruction, or one to stack blocks.
     fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>> {
         match parse(&task.instruction)? {
-            Instruction { block, on: None } => Ok(Box::new(PickUp(block))),
+            Instruction { block, on: None } => {
+                Ok(Box::new(PickUp { block, turns_within: self.turns_within }))
+            }
             _ => Err(Error::input("the smooth expert does not stack").hint("Expert does")),
         }
     }
@@ -206,7 +221,7 @@ const OPEN: f64 = 0.8;
 impl Controller for PickUp {
     fn act(&mut self, observation: &Observation) -> Result<Vec<f64>> {
         let state = State::of(observation.state)?;
-        let block = state.block(self.0)?;
+        let block = state.block(self.block)?;
         let [x, y, z] = state.position;
         let off = horizontal_distance(block.position, state.position);
         if state.holds {
@@ -224,6 +239,7 @@ impl Controller for PickUp {
         let over = [off, turn.abs()].into_iter().zip(FUNNEL).map(|(by, (free, steep))| (by - free) * steep);
         let lowest = height + over.fold(0.0, f64::max);
         let lowest = if state.opening > OPEN { lowest } else { lowest.max(z) };
+        let turn = if off < self.turns_within { turn } else { 0.0 };
         Ok(state.towards([block.position[0], block.position[1], lowest.min(TRAVEL_HEIGHT)], turn, 1.0))
     }
 
