@@ -27,7 +27,7 @@ BATCH = 16
 # near the block only.
 STAGES = [
     (10000, 1500, ["--smooth"], 2e-3, 8000),
-    (20000, 1500, ["--smooth", "--turn-near", "--whole"], 1.5e-3, 20000),
+    (20000, 1500, ["--smooth", "--turn-near", "--whole"], 1.5e-3, 12000),
 ]
 # Scenes of the measurement: no seed of the episodes.
 MEASURED, FIRST = 100, 1000
