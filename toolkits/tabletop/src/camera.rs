@@ -15,7 +15,7 @@ struct Mount {
 }
 
 const FIXED: Mount = Mount { eye: [0.0, -0.58, 0.74], target: [0.0, 0.015, 0.05], zoom: [1.5, 1.5] };
-/// Relative to the point of the table under the gripper. Its field of view is wider than high, and every block can be seen
+/// Relative to the point of the table under the gripper. Its field of view is wider than high, and nearly every block is seen
 /// from where a gripper starts.
 const CARRIAGE: Mount = Mount { eye: [0.0, -0.62, 0.79], target: [0.0, 0.0, 0.04], zoom: [1.85, 2.6] };
 /// Direction of the light.
