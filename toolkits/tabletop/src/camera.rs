@@ -1,14 +1,23 @@
 //! Renders a scene: a wooden table from its front, blocks and gripper with their shadows, and the position of the gripper
-//! over the table.
+//! over the table. The camera stands before the table, or moves along with the gripper.
 
 use fauna_shared::item::Image;
 
 use crate::objects::{BLOCK, Block, Gripper, JAW, SPAN};
 use crate::paint::{Camera, Canvas, Point, Rgb, cross, minus, unit};
+use crate::scene::View;
 
-const EYE: Point = [0.0, -0.58, 0.74];
-const TARGET: Point = [0.0, 0.015, 0.05];
-const ZOOM: f64 = 1.5;
+/// Where a camera stands and what it looks at, and its focal lengths along the width and the height of the image, in images.
+struct Mount {
+    eye: Point,
+    target: Point,
+    zoom: [f64; 2],
+}
+
+const FIXED: Mount = Mount { eye: [0.0, -0.58, 0.74], target: [0.0, 0.015, 0.05], zoom: [1.5, 1.5] };
+/// Relative to the point of the table under the gripper. Its field of view is wider than high, and nearly every block is seen
+/// from where a gripper starts.
+const CARRIAGE: Mount = Mount { eye: [0.0, -0.62, 0.79], target: [0.0, 0.0, 0.04], zoom: [1.85, 2.6] };
 /// Direction of the light.
 const LIGHT: Point = [-0.35, -0.30, 1.0];
 /// Extent of the table: half its width, its front, its back.
@@ -68,8 +77,8 @@ fn shaded(colour: Rgb, normal: Point) -> Rgb {
 }
 
 /// Renders the scene at `size` by `size` pixels.
-pub fn render(blocks: &[Block], gripper: &Gripper, size: usize) -> Image {
-    let camera = Camera::new(EYE, TARGET, ZOOM, size);
+pub fn render(blocks: &[Block], gripper: &Gripper, view: View, size: usize) -> Image {
+    let camera = camera(view, gripper, size);
     let mut canvas = Canvas::new(&camera, size);
     let solids: Vec<Solid> = blocks.iter().map(block_solid).chain(gripper_solids(gripper)).collect();
     // An area light: the edges of shadows are soft.
@@ -91,6 +100,15 @@ pub fn render(blocks: &[Block], gripper: &Gripper, size: usize) -> Image {
     plumb(&mut canvas, over);
     solids.iter().for_each(|solid| solid.paint(&mut canvas));
     canvas.finish()
+}
+
+fn camera(view: View, gripper: &Gripper, size: usize) -> Camera {
+    let ([x, y, _], mount) = match view {
+        View::Fixed => ([0.0; 3], FIXED),
+        View::Carriage => (gripper.position, CARRIAGE),
+    };
+    let moved = |point: Point| [point[0] + x, point[1] + y, point[2]];
+    Camera::new(moved(mount.eye), moved(mount.target), mount.zoom, size)
 }
 
 fn block_solid(block: &Block) -> Solid {

@@ -6,7 +6,7 @@ use fauna_shared::{Error, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, SceneConfig};
+use crate::scene::{Goal, Scene, SceneConfig};
 
 /// Number of proprioceptive values at the start of a state: position, rotation and opening of the gripper.
 const PROPRIO: usize = 7;
@@ -24,6 +24,8 @@ pub struct Episode {
     pub last_frame: Option<Image>,
     /// Whether the goal was reached.
     pub success: bool,
+    /// Whether the gripper held another block than the one to be moved.
+    pub took_other: bool,
 }
 
 /// An observation and the action that followed.
@@ -95,17 +97,19 @@ pub fn run_episode(policy: &dyn Policy, seed: u64, config: &SceneConfig) -> Resu
             false => vec![0; config.image_size * config.image_size * 3],
         },
     };
-    let mut steps = Vec::new();
+    let (mut steps, mut took_other) = (Vec::new(), false);
+    let (Goal::PickUp(wanted) | Goal::Stack(wanted, _)) = scene.goal();
     while steps.len() < config.max_steps && !scene.is_done() {
         let frame = config.render.then(|| scene.frame());
         let state = scene.state();
         let seen = Observation { frame: frame.as_ref().unwrap_or(&empty), state: &state };
         let action = controller.act(&seen)?;
         scene.step(&action).map_err(|error| error.context(format!("step {} of seed {seed}", steps.len())))?;
+        took_other |= scene.gripper().held_block.is_some_and(|block| block != wanted);
         steps.push(EpisodeStep { frame, state, action });
     }
     let last_frame = config.render.then(|| scene.frame());
-    Ok(Episode { seed, instruction, steps, last_frame, success: scene.is_done() })
+    Ok(Episode { seed, instruction, steps, last_frame, success: scene.is_done(), took_other })
 }
 
 /// Result of a policy over several scenes.
@@ -115,6 +119,8 @@ pub struct EvaluationResult {
     pub episodes: usize,
     /// Number of episodes that reached the goal.
     pub successes: usize,
+    /// Number of episodes in which another block was held than the one to be moved.
+    pub took_other: usize,
     /// Number of steps of all episodes.
     pub steps: usize,
 }
@@ -135,11 +141,12 @@ pub fn evaluate(
     seeds: impl IntoIterator<Item = u64>,
     config: &SceneConfig,
 ) -> Result<EvaluationResult> {
-    let mut result = EvaluationResult { episodes: 0, successes: 0, steps: 0 };
+    let mut result = EvaluationResult { episodes: 0, successes: 0, took_other: 0, steps: 0 };
     for seed in seeds {
         let episode = run_episode(policy, seed, config)?;
         result.episodes += 1;
         result.successes += usize::from(episode.success);
+        result.took_other += usize::from(episode.took_other);
         result.steps += episode.steps.len();
     }
     Ok(result)

@@ -4,7 +4,9 @@ use fauna_shared::model::{Controller, DegreeOfFreedom, Observation, Policy, Task
 use fauna_shared::{Error, Result};
 
 use crate::objects::{BLOCK, Colour};
-use crate::scene::{MAX_CHANGE, MIN_HEIGHT, horizontal_distance};
+use crate::scene::{
+    GRASP_ANGLE, GRASP_DISTANCE, MAX_CHANGE, MIN_HEIGHT, PICK_UP, STACK, horizontal_distance,
+};
 
 /// Number of values of the gripper in a state, and of each block.
 const GRIPPER_STATE: usize = 8;
@@ -35,19 +37,22 @@ impl Policy for Expert {
     }
 }
 
-/// Parses "pick up the red block" and "put the red block on the blue block".
+/// Parses an instruction in any of the ways in which scenes give it.
 fn parse(instruction: &str) -> Result<Instruction> {
     let colour = |name: &str| Colour::ALL.into_iter().find(|colour| colour.name() == name);
-    let instruction = instruction.to_lowercase();
-    let words: Vec<&str> = instruction.split_whitespace().collect();
-    let parsed = match words[..] {
-        ["pick", "up", "the", block, "block"] => colour(block).map(|block| Instruction { block, on: None }),
-        ["put", "the", block, "block", "on", "the", under, "block"] => {
-            colour(block).zip(colour(under)).map(|(block, under)| Instruction { block, on: Some(under) })
-        }
-        _ => None,
+    let instruction = instruction.trim().to_lowercase();
+    let picked = PICK_UP.iter().find_map(|[before, after]| {
+        let block = colour(instruction.strip_prefix(before)?.strip_suffix(after)?)?;
+        Some(Instruction { block, on: None })
+    });
+    let stacked = || {
+        STACK.iter().find_map(|[before, between, after]| {
+            let (block, under) =
+                instruction.strip_prefix(before)?.strip_suffix(after)?.split_once(between)?;
+            Some(Instruction { block: colour(block)?, on: Some(colour(under)?) })
+        })
     };
-    parsed.ok_or_else(|| {
+    picked.or_else(stacked).ok_or_else(|| {
         Error::input(format!("the expert does not know the instruction \"{instruction:.80}\""))
             .hint("known: pick up the COLOUR block; put the COLOUR block on the COLOUR block")
     })
@@ -156,6 +161,86 @@ impl Controller for Instruction {
         let turn = state.turn_to(block.yaw);
         let action = state.approach(block.position, height, turn, 1.0);
         Ok(action.unwrap_or_else(|| state.towards(state.position, 0.0, 0.0)))
+    }
+
+    fn degrees(&self) -> &[DegreeOfFreedom] {
+        DegreeOfFreedom::END_EFFECTOR
+    }
+}
+
+/// An expert that picks up blocks and whose actions change little where the state changes little, so that they are easier to
+/// imitate than those of [`Expert`]: it goes lower the nearer it is to the block and corrects its position and rotation on
+/// the way down, where [`Expert`] stands over the block exactly before it descends.
+///
+/// ```
+/// use fauna_tabletop::{SceneConfig, SmoothExpert, evaluate};
+/// let config = SceneConfig { render: false, ..SceneConfig::default() };
+/// assert_eq!(evaluate(&SmoothExpert::default(), 0..10, &config)?.successes, 10);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SmoothExpert {
+    /// Horizontal distance from the block, in metres, within which it turns the jaws; farther away the rotation of the block
+    /// has not to be seen.
+    pub turns_within: f64,
+}
+
+impl Default for SmoothExpert {
+    fn default() -> Self {
+        Self { turns_within: f64::INFINITY }
+    }
+}
+
+/// A block to be picked up.
+struct PickUp {
+    block: Colour,
+    turns_within: f64,
+}
+
+impl Policy for SmoothExpert {
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) for an unknown instruction, or one to stack blocks.
+    fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>> {
+        match parse(&task.instruction)? {
+            Instruction { block, on: None } => {
+                Ok(Box::new(PickUp { block, turns_within: self.turns_within }))
+            }
+            _ => Err(Error::input("the smooth expert does not stack").hint("Expert does")),
+        }
+    }
+}
+
+/// Distances in metres and angles in radians within which it descends fully, and the height that it keeps for each metre and
+/// radian more.
+const FUNNEL: [(f64, f64); 2] = [(0.006, 5.0), (0.08, 0.6)];
+/// Share of what a grasp tolerates within which it begins to close the jaws, and within which it goes on.
+const CLOSING: [f64; 2] = [0.6, 0.95];
+/// Opening below which the jaws may not descend on a block.
+const OPEN: f64 = 0.8;
+
+impl Controller for PickUp {
+    fn act(&mut self, observation: &Observation) -> Result<Vec<f64>> {
+        let state = State::of(observation.state)?;
+        let block = state.block(self.block)?;
+        let [x, y, z] = state.position;
+        let off = horizontal_distance(block.position, state.position);
+        if state.holds {
+            let is_it = off < POSITION_TOLERANCE;
+            let height = if is_it { z + MAX_CHANGE[0] } else { z };
+            return Ok(state.towards([x, y, height], 0.0, if is_it { 0.0 } else { 1.0 }));
+        }
+        let turn = state.turn_to(block.yaw);
+        let height = block.position[2].max(MIN_HEIGHT);
+        let share = if state.opening > OPEN { CLOSING[0] } else { CLOSING[1] };
+        let fits = off < share * GRASP_DISTANCE && turn.abs() < share * GRASP_ANGLE;
+        if fits && (z - height).abs() < BLOCK / 4.0 {
+            return Ok(state.towards(state.position, 0.0, 0.0));
+        }
+        let over = [off, turn.abs()].into_iter().zip(FUNNEL).map(|(by, (free, steep))| (by - free) * steep);
+        let lowest = height + over.fold(0.0, f64::max);
+        let lowest = if state.opening > OPEN { lowest } else { lowest.max(z) };
+        let turn = if off < self.turns_within { turn } else { 0.0 };
+        Ok(state.towards([block.position[0], block.position[1], lowest.min(TRAVEL_HEIGHT)], turn, 1.0))
     }
 
     fn degrees(&self) -> &[DegreeOfFreedom] {

@@ -4,7 +4,7 @@
 //! in radians, and the opening of the gripper), and is observed as an image and as a state vector. It is a kinematic
 //! simulation with exact rules and without dynamics: released blocks fall, nothing else moves by itself. [`run_episode`]
 //! runs a [`Policy`](fauna_shared::model::Policy) in one scene and records it, [`evaluate`] measures its success rate,
-//! [`Expert`] is a scripted policy that solves every scene, and [`dataset_statistics`] prepares episodes for training.
+//! [`Expert`] is a scripted policy that solves every scene, [`SmoothExpert`] one that is easier to imitate, and [`dataset_statistics`] prepares episodes for training.
 //!
 //! ```
 //! use fauna_tabletop::{Expert, SceneConfig, evaluate, run_episode};
@@ -29,6 +29,6 @@ mod tests;
 pub use episode::{
     Episode, EpisodeStep, EvaluationResult, TrainingStep, dataset_statistics, evaluate, run_episode,
 };
-pub use expert::Expert;
+pub use expert::{Expert, SmoothExpert};
 pub use objects::{Block, Colour, Gripper};
-pub use scene::{Goal, Scene, SceneConfig, TaskKind};
+pub use scene::{Goal, Scene, SceneConfig, TaskKind, View, Wording};

@@ -16,8 +16,8 @@ pub struct Camera {
     right: Point,
     down: Point,
     forward: Point,
-    /// Focal length in samples.
-    focal: f64,
+    /// Focal lengths along the width and the height, in samples.
+    focal: [f64; 2],
     centre: f64,
 }
 
@@ -39,8 +39,9 @@ pub fn unit(a: Point) -> Point {
 }
 
 impl Camera {
-    /// A camera at `eye` that looks at `target`, with a focal length of `zoom` images of `side` pixels.
-    pub fn new(eye: Point, target: Point, zoom: f64, side: usize) -> Self {
+    /// A camera at `eye` that looks at `target`, with focal lengths along the width and the height of `zoom` images of `side`
+    /// pixels.
+    pub fn new(eye: Point, target: Point, zoom: [f64; 2], side: usize) -> Self {
         let forward = unit(minus(target, eye));
         let right = unit(cross(forward, [0.0, 0.0, 1.0]));
         let samples = (side * SUPERSAMPLING) as f64;
@@ -49,7 +50,7 @@ impl Camera {
             right,
             down: cross(forward, right),
             forward,
-            focal: zoom * samples,
+            focal: zoom.map(|zoom| zoom * samples),
             centre: samples / 2.0,
         }
     }
@@ -58,13 +59,14 @@ impl Camera {
     fn project(&self, place: Point) -> Option<[f64; 3]> {
         let from_eye = minus(place, self.eye);
         let depth = dot(from_eye, self.forward);
-        let at = |axis: Point| self.centre + self.focal * dot(from_eye, axis) / depth;
-        (depth > 0.05).then(|| [at(self.right), at(self.down), 1.0 / depth])
+        let at = |axis: Point, focal: f64| self.centre + focal * dot(from_eye, axis) / depth;
+        let [across, along] = self.focal;
+        (depth > 0.05).then(|| [at(self.right, across), at(self.down, along), 1.0 / depth])
     }
 
     /// The intersection of the ray through a sample with the ground and its inverse depth; `None` if there is none.
     fn ground(&self, x: f64, y: f64) -> Option<([f64; 2], f64)> {
-        let (x, y) = ((x - self.centre) / self.focal, (y - self.centre) / self.focal);
+        let (x, y) = ((x - self.centre) / self.focal[0], (y - self.centre) / self.focal[1]);
         let ray: Point = std::array::from_fn(|i| self.forward[i] + x * self.right[i] + y * self.down[i]);
         let depth = -self.eye[2] / ray[2];
         (ray[2] < -1e-9 && depth < 20.0)

@@ -18,9 +18,9 @@ const PICKED_UP_HEIGHT: f64 = 0.10;
 /// Maximum change per step: of the position along an axis in metres, of the rotation in radians, of the opening.
 pub(crate) const MAX_CHANGE: [f64; 3] = [0.03, 0.2, 0.25];
 /// Maximum distance of the jaws from the centre of a block to grasp it, along and across them, in metres.
-const GRASP_DISTANCE: f64 = 0.012;
+pub(crate) const GRASP_DISTANCE: f64 = 0.012;
 /// Maximum angle between the jaws and a block to grasp it, in radians.
-const GRASP_ANGLE: f64 = 0.2;
+pub(crate) const GRASP_ANGLE: f64 = 0.2;
 
 /// Options of scenes and episodes.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +36,10 @@ pub struct SceneConfig {
     pub render: bool,
     /// Height and width of images in pixels, from 16 to 1024.
     pub image_size: usize,
+    /// Where the camera is.
+    pub view: View,
+    /// Words of the instruction.
+    pub wording: Wording,
     /// Data set whose action statistics unnormalise the actions, for models with several.
     pub unnorm_key: Option<String>,
 }
@@ -48,6 +52,8 @@ impl Default for SceneConfig {
             max_steps: 80,
             render: true,
             image_size: 224,
+            view: View::Fixed,
+            wording: Wording::Plain,
             unnorm_key: None,
         }
     }
@@ -63,6 +69,43 @@ pub enum TaskKind {
     /// Either of them, by the seed.
     Any,
 }
+
+/// Where the camera is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// In front of the table, which it shows whole.
+    Fixed,
+    /// On the carriage of the gripper: it follows the gripper along x and y, and neither lowers nor turns with it.
+    Carriage,
+}
+
+/// Words of an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wording {
+    /// "pick up the red block".
+    Plain,
+    /// One of several ways to say it, by the seed: "grab the red cube".
+    Varied,
+}
+
+/// Ways to say what to pick up, with the colour between the two parts.
+pub(crate) const PICK_UP: [[&str; 2]; 8] = [
+    ["pick up the ", " block"],
+    ["pick up the ", " cube"],
+    ["grasp the ", " block"],
+    ["grab the ", " cube"],
+    ["lift the ", " block"],
+    ["take the ", " cube"],
+    ["pick the ", " block up"],
+    ["get hold of the ", " cube"],
+];
+/// Ways to say what to put on what, with the colours between the three parts.
+pub(crate) const STACK: [[&str; 3]; 4] = [
+    ["put the ", " block on the ", " block"],
+    ["place the ", " cube on the ", " cube"],
+    ["stack the ", " block on the ", " block"],
+    ["set the ", " cube on top of the ", " cube"],
+];
 
 /// Goal of a scene, with the indices of its blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +134,9 @@ pub struct Scene {
     gripper: Gripper,
     goal: Goal,
     image_size: usize,
+    view: View,
+    /// Index of the way to say the instruction.
+    phrase: usize,
 }
 
 impl Scene {
@@ -134,16 +180,28 @@ impl Scene {
             opening: 1.0,
             held_block: None,
         };
-        Ok(Self { blocks, gripper, goal, image_size: config.image_size })
+        let ways = match goal {
+            Goal::PickUp(_) => PICK_UP.len(),
+            Goal::Stack(..) => STACK.len(),
+        };
+        let phrase = match config.wording {
+            Wording::Plain => 0,
+            Wording::Varied => (random.uniform() * ways as f64) as usize,
+        };
+        Ok(Self { blocks, gripper, goal, image_size: config.image_size, view: config.view, phrase })
     }
 
     /// The instruction: "pick up the red block".
     pub fn instruction(&self) -> String {
         let name = |index: usize| self.blocks[index].colour.name();
         match self.goal {
-            Goal::PickUp(block) => format!("pick up the {} block", name(block)),
+            Goal::PickUp(block) => {
+                let [before, after] = PICK_UP[self.phrase];
+                format!("{before}{}{after}", name(block))
+            }
             Goal::Stack(block, under) => {
-                format!("put the {} block on the {} block", name(block), name(under))
+                let [before, between, after] = STACK[self.phrase];
+                format!("{before}{}{between}{}{after}", name(block), name(under))
             }
         }
     }
@@ -165,7 +223,7 @@ impl Scene {
 
     /// What the camera sees, a square picture.
     pub fn frame(&self) -> Image {
-        camera::render(&self.blocks, &self.gripper, self.image_size)
+        camera::render(&self.blocks, &self.gripper, self.view, self.image_size)
     }
 
     /// The state: x, y, z of the gripper in metres, its roll, pitch, yaw in radians, its opening from 0 to 1, and 1 if it

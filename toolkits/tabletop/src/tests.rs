@@ -7,6 +7,8 @@ fn blind() -> SceneConfig {
     SceneConfig { render: false, ..SceneConfig::default() }
 }
 
+const SMOOTH: SmoothExpert = SmoothExpert { turns_within: f64::INFINITY };
+
 fn scene(seed: u64) -> Scene {
     Scene::new(seed, &SceneConfig::default()).unwrap()
 }
@@ -51,6 +53,68 @@ fn the_expert_stacks() {
         (0..20).map(|seed| run_episode(&Expert, seed, &any).unwrap().instruction).collect();
     assert!(asked.iter().any(|words| words.starts_with("put the ")));
     assert!(asked.iter().any(|words| words.starts_with("pick up the ")));
+}
+
+#[test]
+fn the_smooth_expert_picks_up_whatever_it_is_told_to_in_any_words() {
+    for (blocks, turns_within) in [(1, 0.06), (3, f64::INFINITY), (6, 0.06)] {
+        let config = SceneConfig { blocks, wording: Wording::Varied, ..blind() };
+        let score = evaluate(&SmoothExpert { turns_within }, 0..100, &config).unwrap();
+        assert_eq!((score.successes, score.took_other), (100, 0), "with {blocks} blocks");
+    }
+    let error = SMOOTH.start(&Task::from("put the red block on the blue block")).err().unwrap();
+    assert!(error.to_string().contains("stack"), "{error}");
+}
+
+#[test]
+fn varied_words_say_the_same_of_the_same_scene() {
+    let any = SceneConfig { task: TaskKind::Any, wording: Wording::Varied, ..blind() };
+    let mut said = std::collections::BTreeSet::new();
+    for seed in 0..100 {
+        let (plain, varied) = (
+            Scene::new(seed, &SceneConfig { wording: Wording::Plain, ..any.clone() }),
+            Scene::new(seed, &any),
+        );
+        let (plain, varied) = (plain.unwrap(), varied.unwrap());
+        assert_eq!((plain.state(), plain.goal()), (varied.state(), varied.goal()));
+        assert!(run_episode(&Expert, seed, &any).unwrap().success, "{}", varied.instruction());
+        said.insert(varied.instruction().split(' ').next().unwrap().to_string());
+    }
+    assert!(said.len() > 8, "{said:?}");
+}
+
+#[test]
+fn the_camera_on_the_carriage_sees_the_gripper_in_one_place() {
+    let config = SceneConfig { view: View::Carriage, blocks: 1, image_size: 96, ..SceneConfig::default() };
+    let mut scene = Scene::new(3, &config).unwrap();
+    let columns = |scene: &Scene, wanted: fn(&[u8]) -> bool| {
+        let frame = scene.frame();
+        let found: Vec<usize> =
+            (0..96 * 96).filter(|i| wanted(&frame.rgb[3 * i..3 * i + 3])).map(|i| i % 96).collect();
+        found.iter().sum::<usize>() as f64 / found.len().max(1) as f64
+    };
+    let white: fn(&[u8]) -> bool = |pixel| pixel.iter().all(|level| *level > 215);
+    let coloured: fn(&[u8]) -> bool = |pixel| pixel.iter().max().unwrap() - pixel.iter().min().unwrap() > 90;
+    let (gripper, block) = (columns(&scene, white), columns(&scene, coloured));
+    for _ in 0..3 {
+        scene.step(&[0.03, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]).unwrap();
+    }
+    assert!((columns(&scene, white) - gripper).abs() < 3.0, "the shell of the gripper stays");
+    assert!(columns(&scene, coloured) < block - 8.0, "the block moves to the left");
+}
+
+#[test]
+fn a_block_that_was_not_named_is_counted_if_it_is_taken() {
+    struct Mistaken;
+    impl Policy for Mistaken {
+        fn start(&self, task: &Task) -> fauna_shared::Result<Box<dyn Controller + '_>> {
+            let other = ["red", "green"].into_iter().find(|name| !task.instruction.contains(name)).unwrap();
+            SMOOTH.start(&Task::from(format!("pick up the {other} block").as_str()))
+        }
+    }
+    let config = SceneConfig { blocks: 6, ..blind() };
+    let score = evaluate(&Mistaken, 0..5, &config).unwrap();
+    assert_eq!((score.successes, score.took_other), (0, 5));
 }
 
 #[test]
