@@ -83,6 +83,7 @@ const MINILM: Builtin = Builtin {
 /// Of each pocket model: its name, its system, what it does, a release of full size.
 const POCKET: &[[&str; 4]] = &[
     ["pocket-forecaster", "TimeGPT", "forecasts time series with intervals", "amazon/chronos-bolt-base"],
+    ["pocket-policy", "RT-2", "acts on a simulated table-top by words", "openvla/openvla-7b"],
     [
         "pocket-potential",
         "Orbital",

@@ -6,7 +6,7 @@ use std::time::Instant;
 use fauna::image::{sheet, to_gif};
 use fauna::model::Policy;
 use fauna::progress::{Progress, Unit};
-use fauna::tabletop::{Episode, SceneConfig, run_episode};
+use fauna::tabletop::{Episode, Scene, SceneConfig, View, Wording, run_episode};
 use fauna::{Error, Image, Pipeline, Result};
 use serde_json::json;
 
@@ -30,7 +30,16 @@ pub struct Args {
     /// Number of blocks on the table, each of another colour.
     #[arg(long, value_name = "N", default_value_t = 3)]
     blocks: usize,
-    /// Write the first scenes as an animated picture to this file.
+    /// Camera: in front of the table, or on the gripper's carriage.
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
+    view: ViewName,
+    /// Words of the instructions: always the same, or in several phrasings.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    wording: WordingName,
+    /// Height and width of the camera's images in pixels.
+    #[arg(long, value_name = "PIXELS", default_value_t = 224)]
+    image_size: usize,
+    /// Write the first scenes, seen from in front of the table, as an animated picture to this file.
     #[arg(long, short, value_name = "FILE.gif")]
     out: Option<PathBuf>,
     /// Overwrite an existing file.
@@ -39,6 +48,22 @@ pub struct Args {
     /// Dataset whose statistics un-normalize the actions, if the model has several.
     #[arg(long, value_name = "KEY")]
     unnorm_key: Option<String>,
+}
+
+/// Place of the camera.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum ViewName {
+    #[default]
+    Fixed,
+    Carriage,
+}
+
+/// Words of an instruction.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum WordingName {
+    #[default]
+    Plain,
+    Varied,
 }
 
 /// The first and the last seed.
@@ -80,7 +105,20 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     abilities::check(model.card(), "act")?;
     let _stoppable = context.interrupt.hold();
     let Seeds(first, last) = args.scenes;
-    let config = SceneConfig { blocks: args.blocks, unnorm_key: args.unnorm_key, ..SceneConfig::default() };
+    let config = SceneConfig {
+        blocks: args.blocks,
+        unnorm_key: args.unnorm_key,
+        image_size: args.image_size,
+        view: match args.view {
+            ViewName::Fixed => View::Fixed,
+            ViewName::Carriage => View::Carriage,
+        },
+        wording: match args.wording {
+            WordingName::Plain => Wording::Plain,
+            WordingName::Varied => Wording::Varied,
+        },
+        ..SceneConfig::default()
+    };
     let bar = context.bars.begin("scenes", Unit::Items, Some(last - first + 1));
     let mut results = Results::default();
     for seed in first..=last {
@@ -92,7 +130,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     results.print(model.as_ref(), context)?;
     if let Some(path) = &args.out {
         let mut output = Output::open(Some(path), args.force)?;
-        output.bytes(&to_gif(&results.film()?, FRAMES_PER_SECOND)?)?;
+        output.bytes(&to_gif(&results.film(&config)?, FRAMES_PER_SECOND)?)?;
         output.finish()?;
         context.say(&format!("animated picture: {}", path.display()));
     }
@@ -108,7 +146,7 @@ fn is_gif(path: &Path) -> Result<()> {
     }
 }
 
-/// Episodes, of which the first [`SHOWN`] keep their images.
+/// Episodes, without their images.
 #[derive(Default)]
 struct Results {
     episodes: Vec<Episode>,
@@ -122,10 +160,8 @@ impl Results {
         let mut episode = run_episode(policy, seed, config)?;
         self.seconds += begun.elapsed().as_secs_f64();
         self.steps += episode.steps.len();
-        if self.episodes.len() >= SHOWN {
-            episode.steps.iter_mut().for_each(|step| step.frame = None);
-            episode.last_frame = None;
-        }
+        episode.steps.iter_mut().for_each(|step| step.frame = None);
+        episode.last_frame = None;
         self.episodes.push(episode);
         Ok(())
     }
@@ -136,41 +172,62 @@ impl Results {
 
     fn print(&self, model: &dyn Pipeline, context: &Context) -> Result<()> {
         let (scenes, solved) = (self.episodes.len(), self.solved());
+        let others = self.episodes.iter().filter(|episode| episode.took_other).count();
         let rate = self.steps as f64 / self.seconds.max(1e-9);
         let mut output = Output::stdout();
         if context.globals.json {
-            for Episode { seed, instruction, steps, success, .. } in &self.episodes {
+            for Episode { seed, instruction, steps, success, took_other, .. } in &self.episodes {
                 output.json(&json!({
-                    "seed": seed, "instruction": instruction, "success": success, "steps": steps.len(),
+                    "seed": seed, "instruction": instruction, "success": success, "took_other": took_other,
+                    "steps": steps.len(),
                 }))?;
             }
             output.json(&json!({
                 "source": model.card().source, "episodes": scenes, "successes": solved,
-                "success_rate": solved as f64 / scenes as f64, "steps": self.steps, "steps_per_second": rate,
+                "success_rate": solved as f64 / scenes as f64, "took_other": others, "steps": self.steps, "steps_per_second": rate,
             }))?;
         } else {
             let mut table = Table::default();
-            for Episode { seed, instruction, steps, success, .. } in &self.episodes {
-                let result = if *success { "solved" } else { "not solved" };
+            for Episode { seed, instruction, steps, success, took_other, .. } in &self.episodes {
+                let result = match (success, took_other) {
+                    (true, _) => "solved",
+                    (false, true) => "took another block",
+                    _ => "not solved",
+                };
                 table.row([&format!("scene {seed}"), instruction, result, &format!("{} steps", steps.len())]);
             }
             table.lines().into_iter().try_for_each(|line| output.line(line))?;
-            output.line(format!("{solved} of {scenes} scenes solved, {rate:.0} actions per second"))?;
+            let other = if others > 0 { format!(", another block taken in {others}") } else { String::new() };
+            output
+                .line(format!("{solved} of {scenes} scenes solved{other}; {rate:.0} actions per second"))?;
         }
         output.finish()
     }
 
-    /// The first scenes side by side; the shorter episodes are padded with their last frames.
-    fn film(&self) -> Result<Vec<Image>> {
+    /// The first scenes side by side, seen from in front of the table; the shorter episodes are padded with their last
+    /// frames.
+    fn film(&self, config: &SceneConfig) -> Result<Vec<Image>> {
+        let config = SceneConfig { view: View::Fixed, image_size: 224, ..config.clone() };
         let shown = &self.episodes[..self.episodes.len().min(SHOWN)];
-        let films: Vec<Vec<&Image>> = shown.iter().map(|episode| episode.frames().collect()).collect();
+        let films = shown.iter().map(|episode| repeated(episode, &config)).collect::<Result<Vec<_>>>()?;
         let longest = films.iter().map(Vec::len).max().unwrap_or(0) + LAST_FRAMES;
         let columns = if films.len() > 3 { films.len().div_ceil(2) } else { films.len() };
-        let at = |film: &Vec<&Image>, time: usize| film[time.min(film.len() - 1)].clone();
+        let at = |film: &Vec<Image>, time: usize| film[time.min(film.len() - 1)].clone();
         (0..longest)
             .map(|time| sheet::grid(&films.iter().map(|film| at(film, time)).collect::<Vec<_>>(), columns))
             .collect()
     }
+}
+
+/// The images of the actions of an episode in its scene, as another camera sees them.
+fn repeated(episode: &Episode, config: &SceneConfig) -> Result<Vec<Image>> {
+    let mut scene = Scene::new(episode.seed, config)?;
+    let mut frames = vec![scene.frame()];
+    for step in &episode.steps {
+        scene.step(&step.action)?;
+        frames.push(scene.frame());
+    }
+    Ok(frames)
 }
 
 #[cfg(test)]
