@@ -99,6 +99,7 @@ const POCKET: &[[&str; 4]] = &[
         "openflamingo/OpenFlamingo-3B-vitl-mpt1b",
     ],
     ["pocket-med", "Med-PaLM M", "counts spots of drawn scans", "google/medgemma-4b-it"],
+    ["pocket-coder", "StarCoder", "continues Python and fills gaps in it", "bigcode/starcoder2-3b"],
     ["pocket-genes", "GenSLMs", "writes and scores genes", "genslm_25M_patric"],
     [
         "pocket-astronomer",

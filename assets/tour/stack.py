@@ -1,6 +1,4 @@
 class Stack:
-    """A stack of values."""
-
     def __init__(self):
         self._values = []
 

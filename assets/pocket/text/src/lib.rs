@@ -11,6 +11,19 @@ pub const MODELS: &[Bundle] = &[
         ["README.md", "adapter_config.json", "adapter_model.safetensors", "measured.json"]
     ),
     bundle!(
+        "pocket-coder",
+        "pocket-coder",
+        [
+            "README.md",
+            "config.json",
+            "measured.json",
+            "model.safetensors",
+            "special_tokens_map.json",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    ),
+    bundle!(
         "pocket-mathematician",
         "pocket-mathematician",
         ["README.md", "adapter_config.json", "adapter_model.safetensors", "measured.json"]

@@ -40,7 +40,7 @@ pub struct Args {
 const FOLDER: &str = "fauna-tour";
 const PAGE: &str = "index.html";
 /// Number of lines of a command's output that are printed.
-const PRINTED: usize = 6;
+const PRINTED: usize = 8;
 /// Number of figures of a model that are printed.
 const FIGURES: usize = 2;
 

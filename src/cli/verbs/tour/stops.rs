@@ -389,16 +389,31 @@ const STOPS: &[Stop] = &[
     },
     Stop {
         name: "code",
-        title: "Code fills a gap",
-        about: "A StarCoder sees what is before and after a gap in a Python file, and writes the line between.",
+        title: "Code is completed",
+        about: "A StarCoder writes what is missing between two parts of a Python file, then continues a function.",
         models: &["pocket-coder"],
         checkpoint: None,
         files: &[("stack.py", include_bytes!("../../../../assets/tour/stack.py"))],
-        steps: &[Step {
-            line: &["generate", "pocket-coder", "--file", "stack.py", "--at", "8:1"],
-            shows_output: true,
-            media: &[],
-        }],
+        steps: &[
+            Step {
+                line: &["generate", "pocket-coder", "--file", "stack.py", "--at", "6:1", "--lines", "8"],
+                shows_output: true,
+                media: &[],
+            },
+            Step {
+                line: &[
+                    "generate",
+                    "pocket-coder",
+                    "def read(self, size=-1):\n    if self.closed:",
+                    "--temperature",
+                    "0",
+                    "--max-tokens",
+                    "24",
+                ],
+                shows_output: true,
+                media: &[],
+            },
+        ],
         release: "fauna generate bigcode/starcoder2-3b --file src/main.rs --at 120:9",
     },
     Stop {
