@@ -1,0 +1,398 @@
+"""A small synthesiser, pieces by rule, and measurements of tempo, key and instrument that know no model.
+
+A piece has one instrument (plucked, blown, bowed or bells) in two voices, a bass and a tune, and perhaps drums. Its time is
+a grid of half beats, each a whole number of codec frames of 40 ms, and the sound of a note depends on the instrument, the
+pitch and the time since its start alone. So it is simple music, yet tempo, key and instrument are independent of each other.
+
+    synth.py check        measures pieces that the measuring code was not fitted on
+    synth.py write FOLDER some pieces, to listen to
+"""
+
+import sys
+import wave
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+RATE = 8000
+FRAME = 320
+FRAMES = 125
+SAMPLES = FRAMES * FRAME
+SECONDS = SAMPLES / RATE
+
+HALF_BEATS = (5, 6, 7, 8, 9)
+TEMPOS = {frames: 60 * RATE / (2 * frames * FRAME) for frames in HALF_BEATS}
+NAMES = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
+MODES = ("major", "minor")
+INSTRUMENTS = ("harp", "flute", "violin", "bells")
+FIGURES = ("arpeggio", "scale", "ostinato", "melody")
+MOODS = ("calm", "lively")
+SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
+
+
+# ---------------------------------------------------------------- instruments
+
+
+def envelope(samples, attack, decay):
+    """A rise of `attack` seconds, then a fall to 1/e in `decay` seconds (0 for none)."""
+    t = np.arange(samples) / RATE
+    rise = np.minimum(1, t / attack) if attack else np.ones(samples)
+    return rise * (np.exp(-t / decay) if decay else 1)
+
+
+def harmonics(midi, samples, weights, ratios=None, decays=None, vibrato=0.0):
+    """Partials of a note; those above 3.8 kHz are left out."""
+    t = np.arange(samples) / RATE
+    hz = 440 * 2 ** ((midi - 69) / 12)
+    phase = 2 * np.pi * hz * (t + vibrato / (2 * np.pi * 5) * (1 - np.cos(2 * np.pi * 5 * t)))
+    sound = np.zeros(samples)
+    for k, weight in enumerate(weights):
+        ratio = ratios[k] if ratios else k + 1
+        if hz * ratio < 3800:
+            sound += weight * np.sin(ratio * phase) * (np.exp(-t / decays[k]) if decays else 1)
+    return sound
+
+
+def plucked(midi, samples):
+    """Karplus and Strong 1983, with a fractional period by linear interpolation."""
+    hz = 440 * 2 ** ((midi - 69) / 12)
+    length = int(RATE / hz - 0.05)
+    part = RATE / hz - length
+    random = np.random.default_rng(midi)
+    sound = np.zeros(samples + length + 2)
+    burst = random.uniform(-1, 1, length + 2)
+    sound[:length + 2] = burst - burst.mean()
+    loss = 0.5 ** (1 / (hz * 0.35))
+    taps = np.convolve([0.08, 0.84, 0.08], [1 - part, part])
+    at = length + 2
+    while at < len(sound):
+        end = min(at + length - 1, len(sound))
+        n = np.arange(at, end)
+        sound[at:end] = loss * sum(tap * sound[n - length + 1 - k] for k, tap in enumerate(taps))
+        at = end
+    sound = sound[length + 2:]
+    return 0.9 * sound[:samples] / (np.sqrt(np.mean(sound[:800] ** 2)) + 1e-9) * 0.35
+
+
+def blown(midi, samples):
+    """Few harmonics, some breath, vibrato."""
+    noise = np.random.default_rng(1000 + midi).normal(size=samples + 1)
+    breath = 0.02 * np.diff(noise)
+    sound = harmonics(midi, samples, (1, 0.3, 0.08, 0.03), vibrato=0.004) + breath
+    return 0.45 * sound * envelope(samples, 0.03, 1.2)
+
+
+def bowed(midi, samples):
+    """All harmonics of a sawtooth and a slow attack."""
+    weights = [1 / k ** 0.8 for k in range(1, 24)]
+    return 0.3 * harmonics(midi, samples, weights) * envelope(samples, 0.05, 1.2)
+
+
+def bells(midi, samples):
+    """The partials of a bar, the upper ones short."""
+    sound = harmonics(midi, samples, (1, 0.45, 0.25), (1, 2.756, 5.404), (0.45, 0.12, 0.05))
+    return 0.6 * sound * envelope(samples, 0.002, 0)
+
+
+VOICES = dict(zip(INSTRUMENTS, (plucked, blown, bowed, bells)))
+
+
+@lru_cache(maxsize=None)
+def note(instrument, midi):
+    """A second and a half of a note."""
+    return VOICES[instrument](midi, int(1.5 * RATE)).astype(np.float32)
+
+
+@lru_cache(maxsize=None)
+def drum(name):
+    """Kick, snare or hat."""
+    t = np.arange(int(0.16 * RATE)) / RATE
+    noise = np.random.default_rng(len(name)).normal(size=len(t) + 1)
+    if name == "kick":
+        return 0.9 * np.sin(2 * np.pi * (45 * t + 75 * 0.03 * (1 - np.exp(-t / 0.03)))) * np.exp(-t / 0.06)
+    if name == "snare":
+        return 0.22 * noise[1:] * np.exp(-t / 0.04) + 0.2 * np.sin(2 * np.pi * 180 * t) * np.exp(-t / 0.03)
+    return 0.12 * np.diff(noise) * np.exp(-t / 0.012)
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def tune(figure, steps, random):
+    """The degrees of the scale (0 the tonic, 7 its octave) of `steps` notes."""
+    if figure == "arpeggio":
+        shape = ((0, 2, 4, 7), (0, 4, 2, 4), (7, 4, 2, 0))[random.integers(3)]
+        return [shape[i % 4] for i in range(steps)]
+    if figure == "scale":
+        up = list(range(8)) + list(range(6, 0, -1))
+        return [up[i % 14] for i in range(steps)]
+    if figure == "ostinato":
+        shape = ((0, 4, 0, 2), (4, 0, 2, 0), (0, 2, 0, 4), (0, 0, 4, 2))[random.integers(4)]
+        return [shape[i % 4] for i in range(steps)]
+    degrees, at = [], 0
+    for i in range(steps):
+        if i % 4 == 0:
+            at = (0, 4, 2, 0)[random.integers(4)] if i else 0
+        else:
+            at = int(np.clip(at + random.choice((-2, -1, 1, 2)), 0, 7))
+        degrees.append(at)
+    return degrees
+
+
+def spec(random):
+    """The properties of a piece."""
+    return {
+        "instrument": INSTRUMENTS[random.integers(4)], "key": int(random.integers(12)), "mode": MODES[random.integers(2)],
+        "half_beat": HALF_BEATS[random.integers(5)], "figure": FIGURES[random.integers(4)], "mood": MOODS[random.integers(2)],
+        "drums": bool(random.integers(2)),
+    }
+
+
+def place(sound, start, samples, piece, gain):
+    """Adds a note, with a fade of 8 ms at its end."""
+    end = min(start + samples, len(sound))
+    if end <= start:
+        return
+    part = gain * piece[:end - start]
+    fade = min(64, len(part))
+    part = part.copy()
+    part[len(part) - fade:] *= np.linspace(1, 0, fade)
+    sound[start:start + len(part)] += part
+
+
+def render(piece, random):
+    """The samples of a piece: `SAMPLES` in -1 to 1."""
+    half = piece["half_beat"] * FRAME
+    steps = -(-SAMPLES // half)
+    sound = np.zeros(SAMPLES, np.float32)
+    scale = SCALES[piece["mode"]]
+    bass = 45 + (piece["key"] - 9) % 12
+    each = 1 if piece["mood"] == "lively" else 2
+    for beat in range(-(-steps // 2)):
+        degree = (0, 2, 0, 4)[beat % 4]
+        place(sound, 2 * beat * half, 2 * half, note(piece["instrument"], bass + scale[degree]), 0.75)
+    for i, degree in enumerate(tune(piece["figure"], -(-steps // each), random)):
+        midi = bass + 24 + 12 * (degree // 7) + scale[degree % 7]
+        place(sound, i * each * half, each * half, note(piece["instrument"], midi), 0.5)
+    if piece["drums"]:
+        for step in range(steps):
+            name = "hat" if step % 2 else ("kick", "snare")[step // 2 % 2]
+            place(sound, step * half, len(drum(name)), drum(name), 0.7)
+    return np.clip(0.55 * sound, -1, 1)
+
+
+def key_name(key, mode):
+    """"E flat minor"."""
+    return f"{NAMES[key]} {mode}"
+
+
+def tempo_of(piece):
+    """Beats per minute."""
+    return TEMPOS[piece["half_beat"]]
+
+
+def caption(piece, random):
+    """A description in one of several phrasings."""
+    key, tempo = key_name(piece["key"], piece["mode"]), round(tempo_of(piece))
+    kind, drums = f"{piece['mood']} {piece['figure']}", piece["drums"]
+    who = {"harp": "a harp", "flute": "a flute", "violin": "a violin", "bells": "bells"}[piece["instrument"]]
+    with_drums = (" with drums" if drums else "")
+    article = "a"
+    forms = (
+        f"{article} {kind} of {who} in {key} at {tempo} beats a minute{with_drums}",
+        f"{who} playing a {kind} in {key}{with_drums} , {tempo} beats a minute",
+        f"{kind} for {who}{with_drums} , {key} , {tempo} bpm",
+        f"{key} , {tempo} bpm : {who}{with_drums} , {kind}",
+        f"{who} in {key} at {tempo} bpm{with_drums}",
+    )
+    return forms[random.integers(len(forms))]
+
+
+def triple(piece):
+    """What is held out together."""
+    return piece["instrument"], piece["key"], piece["mode"], piece["half_beat"]
+
+
+def split():
+    """The combinations of instrument, key and tempo of training, validation and test, fixed by a seed."""
+    every = [(i, k, m, h) for i in INSTRUMENTS for k in range(12) for m in MODES for h in HALF_BEATS]
+    order = np.random.default_rng(7).permutation(len(every))
+    every = [every[i] for i in order]
+    return {"test": set(every[:100]), "valid": set(every[100:130]), "train": set(every[130:])}
+
+
+def pieces(part, count, seed):
+    """`count` pieces of a part of `split`, as (properties, samples, caption)."""
+    allowed, random = split()[part], np.random.default_rng(seed)
+    made = 0
+    while made < count:
+        piece = spec(random)
+        if triple(piece) in allowed:
+            made += 1
+            yield piece, render(piece, random), caption(piece, random)
+
+
+def write_wav(path, samples, rate=RATE):
+    """16-bit mono."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
+
+
+def read_wav(path):
+    """Samples in -1 to 1 of a 16-bit mono file at RATE."""
+    with wave.open(str(path), "rb") as file:
+        assert file.getsampwidth() == 2 and file.getframerate() == RATE and file.getnchannels() == 1
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def spectrogram(samples, window, hop):
+    """Magnitudes, (frames, window / 2 + 1)."""
+    padded = np.pad(samples, window // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    return np.abs(np.fft.rfft(frames * np.hanning(window), axis=1))
+
+
+def tempo(samples, low=78, high=160):
+    """Beats per minute in `low` to `high`, less than an octave: the highest autocorrelation of the onset strength."""
+    hop = 80
+    power = np.log1p(100 * spectrogram(samples, 512, hop) / 128)
+    onsets = np.maximum(0, power[2:] - power[:-2]).sum(1)
+    onsets = onsets - np.convolve(onsets, np.ones(60) / 60, "same")
+    full = np.correlate(onsets, onsets, "full")[len(onsets) - 1:]
+    full = full / np.maximum(1, len(onsets) - np.arange(len(full)))
+    full = np.convolve(full, (0.25, 0.5, 0.25), "same")
+    lags = np.arange(int(60 * RATE / hop / high), int(60 * RATE / hop / low) + 2)
+    score = full[lags] + 0.5 * np.array([full[2 * lag - 1:2 * lag + 2].max() for lag in lags])
+    best = int(np.argmax(score))
+    lag = float(lags[best])
+    if 0 < best < len(lags) - 1:
+        left, middle, right = score[best - 1:best + 2]
+        bend = left - 2 * middle + right
+        lag += 0.5 * (left - right) / bend if bend < 0 else 0
+    return 60 * RATE / hop / lag
+
+
+# Krumhansl and Kessler 1982.
+PROFILES = {
+    "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
+    "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+}
+
+
+def chroma(samples):
+    """The strength of the twelve pitch classes, C first."""
+    window = 4096
+    power = spectrogram(samples, window, 1024).astype(np.float64)
+    hz = np.arange(power.shape[1]) * RATE / window
+    chosen = (hz > 100) & (hz < 900)
+    pitch = 69 + 12 * np.log2(hz[chosen] / 440)
+    near = np.exp(-0.5 * ((pitch - np.round(pitch)) / 0.2) ** 2)
+    strength = power[:, chosen] * near
+    # Peaks alone, as noise is in all bins.
+    level = power[:, chosen]
+    peak = (level[:, 1:-1] > level[:, :-2]) & (level[:, 1:-1] >= level[:, 2:])
+    strength[:, 1:-1] *= peak
+    total = strength.sum(0)
+    return np.array([total[np.round(pitch).astype(int) % 12 == k].sum() for k in range(12)])
+
+
+def key(samples):
+    """The pitch class and mode whose profile correlates best with the chroma."""
+    found = chroma(samples)
+    scores = {
+        (k, mode): np.corrcoef(found, np.roll(PROFILES[mode], k))[0, 1] for k in range(12) for mode in MODES
+    }
+    return max(scores, key=scores.get)
+
+
+def features(samples):
+    """What tells instruments apart: the shape of the spectrum of loud frames, and how loudness and spectrum move."""
+    power = spectrogram(samples, 512, 160) ** 2
+    loud = np.log(power.sum(1) + 1e-6)
+    kept = power[loud > np.quantile(loud, 0.3)]
+    edges = np.searchsorted(np.arange(257) * RATE / 512, (60, 250, 500, 800, 1200, 1700, 2300, 3000, 4001))
+    bands = np.log(np.stack([kept[:, a:b].mean(1) for a, b in zip(edges, edges[1:])], 1) + 1e-5)
+    shape = bands - bands.mean(1, keepdims=True)
+    flat = np.log(kept + 1e-6).mean(1) - np.log(kept.mean(1) + 1e-6)
+    change = np.diff(np.log(np.stack([power[:, a:b].mean(1) for a, b in zip(edges, edges[1:])], 1) + 1e-5), axis=0)
+    return np.concatenate([
+        np.median(shape, 0), [np.median(flat)], np.quantile(change[:, 1:6], 0.95, 0), np.quantile(change[:, 1:6], 0.3, 0),
+        [loud.std()],
+    ])
+
+
+@lru_cache(maxsize=None)
+def classes():
+    """The mean features of each instrument, standardised by the spread within instruments, of pieces of training."""
+    rows, names = [], []
+    random = np.random.default_rng(99)
+    for piece, sound, _ in pieces("train", 400, 98):
+        # Dull, noisy and quieter copies: the classes shall not depend on the last of fidelity.
+        noise = random.normal(size=len(sound)) * 10 ** random.uniform(-4, -2)
+        rows.append(features(sound * random.uniform(0.6, 1) + noise))
+        names.append(piece["instrument"])
+    rows, names = np.array(rows), np.array(names)
+    means = np.array([rows[names == name].mean(0) for name in INSTRUMENTS])
+    within = rows - means[[INSTRUMENTS.index(name) for name in names]]
+    covariance = within.T @ within / len(rows)
+    spread = np.sqrt(np.diag(covariance))
+    covariance = covariance / np.outer(spread, spread)
+    weights = np.linalg.inv(0.7 * covariance + 0.3 * np.eye(len(spread)))
+    return means / spread, spread, weights
+
+
+def instrument(samples):
+    """The nearest class."""
+    means, spread, weights = classes()
+    away = features(samples) / spread - means
+    return INSTRUMENTS[int(np.argmin(np.einsum("ci,ij,cj->c", away, weights, away)))]
+
+
+def verdict(samples, piece, tolerance=0.05):
+    """Whether tempo, key and instrument are as in `piece`."""
+    samples = np.asarray(samples, np.float32)
+    right = tempo_of(piece)
+    return {
+        "tempo": bool(abs(tempo(samples) / right - 1) <= tolerance),
+        "key": key(samples) == (piece["key"], piece["mode"]),
+        "instrument": instrument(samples) == piece["instrument"],
+    }
+
+
+def shares(verdicts):
+    """The share of pieces that are right in each property, and in all."""
+    table = {name: float(np.mean([one[name] for one in verdicts])) for name in ("tempo", "key", "instrument")}
+    return table | {"all": float(np.mean([all(one.values()) for one in verdicts]))}
+
+
+def check(count=300):
+    """Measures true pieces that nothing was fitted on."""
+    wrong = []
+    verdicts = []
+    for piece, sound, text in pieces("valid", count, 5):
+        one = verdict(sound, piece)
+        verdicts.append(one)
+        if not all(one.values()):
+            wrong.append((text, [name for name, good in one.items() if not good], round(tempo(sound), 1), key(sound), instrument(sound)))
+    for line in wrong[:20]:
+        print(*line)
+    print(shares(verdicts))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["check"]:
+        check()
+    elif len(sys.argv) == 3 and sys.argv[1] == "write":
+        for i, (_, sound, text) in enumerate(pieces("train", 12, 1)):
+            write_wav(Path(sys.argv[2]) / f"{i}.wav", sound)
+            print(i, text)
+    else:
+        sys.exit("usage: synth.py check | write FOLDER")
