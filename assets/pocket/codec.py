@@ -1,7 +1,7 @@
 """pocket-codec: an EnCodec of 8 kHz and 25 frames per second, for the music of synth.py.
 
-`fauna tune` does not train codebooks, so they are set before the training and stay: each of the four has a grid of 4 x 4 x 4
-points in three dimensions of its own of the twelve of a latent (finite scalar quantization, Mentzer et al. 2023, arXiv
+`fauna tune` does not train codebooks, so they are set before the training and stay: each of the two has a grid of 4 x 4 x 4 x 4
+points in four dimensions of its own of the eight of a latent (finite scalar quantization, Mentzer et al. 2023, arXiv
 2309.15505, as residual vector quantization), and the encoder learns to use them.
 """
 
@@ -17,17 +17,17 @@ from common import Measured, Program, main, publish, work_folder, write_json
 
 CONFIG = {
     "architectures": ["EncodecModel"], "model_type": "encodec", "sampling_rate": synth.RATE, "audio_channels": 1,
-    "target_bandwidths": [0.6], "normalize": False, "chunk_length_s": None, "overlap": None, "hidden_size": 12,
-    "codebook_dim": 12, "num_filters": 16, "num_residual_layers": 1, "upsampling_ratios": [8, 8, 5],
+    "target_bandwidths": [0.4], "normalize": False, "chunk_length_s": None, "overlap": None, "hidden_size": 8,
+    "codebook_dim": 8, "num_filters": 16, "num_residual_layers": 1, "upsampling_ratios": [8, 8, 5],
     "norm_type": "weight_norm", "kernel_size": 7, "last_kernel_size": 3, "residual_kernel_size": 3,
     "dilation_growth_rate": 2, "use_causal_conv": True, "pad_mode": "reflect", "compress": 2, "num_lstm_layers": 1,
-    "trim_right_ratio": 1.0, "codebook_size": 64, "use_conv_shortcut": True,
+    "trim_right_ratio": 1.0, "codebook_size": 256, "use_conv_shortcut": True,
 }
 SPACING = 0.4
 TRAINING = (
-    "--full", "--steps", 1500, "--batch", 8, "--lr", 0.002, "--schedule", "cosine", "--warmup", 50, "--valid-every", 250,
-    "--threads", 1, "--seed", 1, "--loss", "mel_windows=[512]", "--loss", "mel_bins=96", "--loss", "mel_floor=0.001",
-    "--loss", "lambda_time=4", "--loss", "lambda_commitment=0.1",
+    "--full", "--steps", 2000, "--batch", 8, "--lr", 0.002, "--schedule", "cosine", "--warmup", 50, "--valid-every", 200,
+    "--threads", 1, "--seed", 1, "--loss", "mel_windows=[512]", "--loss", "mel_bins=96", "--loss", "mel_floor=0.0003",
+    "--loss", "lambda_time=4", "--loss", "lambda_commitment=0.2",
 )
 
 
@@ -59,11 +59,11 @@ def write_tensors(path, tensors):
 
 
 def grid(codebook):
-    """The 64 entries of a codebook: four levels in each of three dimensions."""
-    entries = np.zeros((64, 12), np.float32)
-    for code in range(64):
-        for axis in range(3):
-            entries[code, 3 * codebook + axis] = SPACING * ((code >> 2 * axis & 3) - 1.5)
+    """The 256 entries of a codebook: four levels in each of four dimensions."""
+    entries = np.zeros((256, 8), np.float32)
+    for code in range(256):
+        for axis in range(4):
+            entries[code, 4 * codebook + axis] = SPACING * ((code >> 2 * axis & 3) - 1.5)
     return entries
 
 
@@ -90,7 +90,7 @@ def initial(program):
         )
         start.mkdir(exist_ok=True)
         tensors = read_tensors(first / "model.safetensors")
-        for q in range(4):
+        for q in range(2):
             tensors[f"quantizer.layers.{q}.codebook.embed"] = grid(q)
         write_json(start / "config.json", CONFIG)
         write_tensors(start / "model.safetensors", tensors)
@@ -103,9 +103,9 @@ def complete(trained, prefix=""):
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("training_state.*"))
     tensors = read_tensors(folder / "model.safetensors")
-    for q in range(4):
+    for q in range(2):
         name = f"{prefix}quantizer.layers.{q}.codebook"
-        averages = {"inited": np.ones(1), "cluster_size": np.ones(64), "embed_avg": tensors[f"{name}.embed"]}
+        averages = {"inited": np.ones(1), "cluster_size": np.ones(256), "embed_avg": tensors[f"{name}.embed"]}
         tensors |= {f"{name}.{kind}": values for kind, values in averages.items()}
     write_tensors(folder / "model.safetensors", tensors)
     return folder

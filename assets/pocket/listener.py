@@ -56,7 +56,6 @@ HEADER = (
 QUESTIONS = {
     "tempo": ("What is the tempo?", "How fast is this?", "How many beats per minute does this have?"),
     "instrument": ("Which instrument is playing?", "What instrument is this?", "What do you hear?"),
-    "drums": ("Are there drums?", "Do you hear drums in this?"),
 }
 CODEC_TRAINING = (
     "--full", "--steps", 800, "--batch", 8, "--lr", 0.002, "--schedule", "cosine", "--warmup", 50, "--valid-every", 200,
@@ -77,16 +76,14 @@ def answer(piece, kind):
     """What is true of a piece."""
     if kind == "tempo":
         return f"{round(synth.tempo_of(piece))} beats per minute"
-    if kind == "instrument":
-        return {"bells": "bells"}.get(piece["instrument"], f"a {piece['instrument']}")
-    return "yes , with drums" if piece["drums"] else "no , without drums"
+    return {"bells": "bells"}.get(piece["instrument"], f"a {piece['instrument']}")
 
 
 def tokenizer():
     """tokenizer.json of the words of prompts, questions and answers, with LLark's tokens."""
     import re
 
-    texts = [HEADER, *(text for texts in QUESTIONS.values() for text in texts), "yes , with drums", "no , without drums"]
+    texts = [HEADER, *(text for texts in QUESTIONS.values() for text in texts)]
     texts += [f"{round(tempo)} beats per minute" for tempo in synth.TEMPOS.values()]
     texts += ["a harp", "a flute", "a violin", "bells"]
     words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())})
@@ -212,7 +209,7 @@ def data(folder):
         for i, (piece, sound, _) in enumerate(synth.pieces(part, count, seed)):
             synth.write_wav(folder / "sounds" / part / f"{i:04d}.wav", sound)
             synth.write_wav(folder / "data" / part / f"{i:04d}.wav", sound)
-            for kind in ("tempo", "tempo", "instrument", "drums"):
+            for kind in ("tempo", "tempo", "instrument"):
                 question = QUESTIONS[kind][random.integers(len(QUESTIONS[kind]))]
                 rows.append({"audio": f"{part}/{i:04d}.wav", "prompt": question, "completion": answer(piece, kind)})
         write_json_lines(folder / "data" / f"{part}.jsonl", [rows[i] for i in random.permutation(len(rows))])

@@ -73,8 +73,8 @@ def config(words):
         },
         "audio_encoder": CODEC,
         "decoder": {
-            "model_type": "musicgen_decoder", "vocab_size": 64, "pad_token_id": 64, "bos_token_id": 64, "hidden_size": 128,
-            "num_hidden_layers": 4, "num_attention_heads": 4, "ffn_dim": 512, "num_codebooks": 4, "audio_channels": 1,
+            "model_type": "musicgen_decoder", "vocab_size": 256, "pad_token_id": 256, "bos_token_id": 256, "hidden_size": 128,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "ffn_dim": 512, "num_codebooks": 2, "audio_channels": 1,
             "activation_function": "gelu", "max_position_embeddings": 2048, "dropout": 0.0, "attention_dropout": 0.0,
             "activation_dropout": 0.0, "layerdrop": 0.0, "tie_word_embeddings": False,
         },
@@ -105,8 +105,8 @@ def initial(program):
             "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>",
         })
         write_json(program.folder / "config/generation_config.json", {
-            "guidance_scale": 1.0, "do_sample": True, "max_length": 104, "bos_token_id": 64, "decoder_start_token_id": 64,
-            "pad_token_id": 64,
+            "guidance_scale": 1.0, "do_sample": True, "max_length": 103, "bos_token_id": 256, "decoder_start_token_id": 256,
+            "pad_token_id": 256,
         })
         write_json(program.folder / "config/preprocessor_config.json", {
             "feature_extractor_type": "EncodecFeatureExtractor", "feature_size": 1, "sampling_rate": synth.RATE,

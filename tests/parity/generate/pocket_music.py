@@ -10,7 +10,7 @@ from common import Case, distance, reload_as
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FOLDER = REPOSITORY / "assets/pocket/audio/pocket-music"
-CAPTIONS = ["a lively scale of bells in G major at 125 beats a minute with drums", "a flute in D minor at 94 bpm"]
+CAPTIONS = ["a lively scale of bells in G major at 125 beats a minute", "a flute in D minor at 94 bpm"]
 FRAMES = 40
 
 
