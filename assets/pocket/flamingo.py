@@ -4,7 +4,6 @@ In an episode each of a few made-up words names the colour of a shape, and the m
 can be learned from the examples alone. Trained on plain descriptions of drawn shapes, and then on episodes.
 """
 
-import json
 import random
 from pathlib import Path
 

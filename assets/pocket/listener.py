@@ -6,7 +6,6 @@ language model with its projector on questions and answers.
 
 import collections
 import io
-import json
 import pickle
 import shutil
 import sys

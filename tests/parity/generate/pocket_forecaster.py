@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import torch
 
 from chronos_cases import load, series, with_gaps
 from common import Case, run_all, seed_of
