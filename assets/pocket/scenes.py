@@ -265,7 +265,6 @@ def fill(mask, picture, colour):
 
 def kind_of(mask):
     """The kind of a mask with its overlap, centre and radius in pixels."""
-    side = mask.shape[0]
     rows, columns = numpy.nonzero(mask)
     middle = columns.mean() + 0.5, rows.mean() + 0.5
     # A window around the object, for speed.
