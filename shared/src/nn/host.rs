@@ -42,6 +42,14 @@ pub(crate) fn saved<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     Ok(f(&values[start..start + x.elem_count()]))
 }
 
+/// [`saved`] of three tensors at once.
+pub(crate) fn saved_three<R>(
+    [a, b, c]: [&Tensor; 3],
+    f: impl FnOnce(&[f32], &[f32], &[f32]) -> R,
+) -> Result<R> {
+    saved(a, |a| saved(b, |b| saved(c, |c| f(a, b, c))))??
+}
+
 /// [`read_strided`] in the backward pass of an operation, of a tensor of the forward pass.
 pub(crate) fn saved_strided<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = x.storage_and_layout();

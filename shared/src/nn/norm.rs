@@ -10,7 +10,7 @@ use crate::kernels::matmul::Finish;
 use crate::kernels::{memory, norm};
 use crate::runtime::kernels_take;
 use crate::weights::Weights;
-use crate::{Error, ErrorKind, Result, grad};
+use crate::{Error, ErrorKind, Result};
 
 /// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, with statistics in float32 (Ba et al.
 /// 2016).
@@ -159,7 +159,7 @@ impl GroupNorm {
         }
         if [x, &self.weight, &self.bias].into_iter().all(kernels_take) {
             let op = GroupNormed { groups: self.groups, time, eps: self.eps };
-            let y = grad::apply3(&x.contiguous()?, &self.weight.contiguous()?, &self.bias.contiguous()?, op)?;
+            let y = weighted(x, &self.weight, Some(&self.bias), op)?;
             return activation.map_or(Ok(y.clone()), |activation| activation.forward(&y));
         }
         let wide = x.to_dtype(DType::F32)?.reshape((batch, time, self.groups, channels / self.groups))?;

@@ -41,13 +41,9 @@ impl Convolution {
     /// Writes the gradients that `to` has.
     fn write(&self, x: &Tensor, weight: &Tensor, grad: &Tensor, to: conv::Gradients) -> Result<()> {
         let (batch, _, channels) = x.dims3()?;
-        host::saved(x, |x| {
-            host::saved(weight, |weight| {
-                host::saved(grad, |grad| {
-                    conv::convolve_backward(x, batch, channels, self.taps, weight, grad, to);
-                })
-            })
-        })??
+        host::saved_three([x, weight, grad], |x, weight, grad| {
+            conv::convolve_backward(x, batch, channels, self.taps, weight, grad, to);
+        })
     }
 }
 
@@ -99,14 +95,10 @@ impl Convolution2d {
     /// Writes the gradients that `to` has.
     fn write(&self, x: &Tensor, weight: &Tensor, grad: &Tensor, to: conv2d::Gradients) -> Result<()> {
         let (_, height, width, channels) = x.dims4()?;
-        host::saved(x, |data| {
-            host::saved(weight, |weight| {
-                host::saved(grad, |grad| {
-                    let x = Pictures { data, height, width, channels };
-                    conv2d::convolve_backward(x, &self.window, weight, self.size, grad, to);
-                })
-            })
-        })??
+        host::saved_three([x, weight, grad], |data, weight, grad| {
+            let x = Pictures { data, height, width, channels };
+            conv2d::convolve_backward(x, &self.window, weight, self.size, grad, to);
+        })
     }
 }
 

@@ -1,24 +1,24 @@
 //! Norms, softmax and L2 normalization.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
 use super::weighted::{Stored, Three, WithWeight};
 use super::{add_or_write, delivered_or, host, numbers, out, tensor_of};
 use crate::grad::Recorded;
 use crate::kernels::{memory, norm};
 
-/// The gradients of the parameters of a norm, of which the last may be missing, delivered or returned.
-fn parameters(
-    weight: (&Tensor, &[f32]),
-    bias: Option<(&Tensor, &[f32])>,
-) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-    let one = |(parameter, gradient): (&Tensor, &[f32])| {
-        delivered_or(parameter, |to, accumulate| {
-            add_or_write(to, accumulate, gradient);
-            Ok(())
-        })
-    };
-    Ok((one(weight)?, bias.map(one).transpose()?.flatten()))
+/// The place of the gradient of a parameter of a norm, if it requires one.
+fn wanted(parameter: &Tensor) -> Option<Vec<f32>> {
+    parameter.track_op().then(|| memory::zeros(parameter.elem_count()))
+}
+
+/// The gradient of a parameter of a norm, delivered or returned.
+fn delivered(parameter: Option<&Tensor>, gradient: Option<Vec<f32>>) -> candle_core::Result<Option<Tensor>> {
+    let (Some(parameter), Some(gradient)) = (parameter, gradient) else { return Ok(None) };
+    delivered_or(parameter, |to, accumulate| {
+        add_or_write(to, accumulate, &gradient);
+        Ok(())
+    })
 }
 
 /// RMS norm over the last axis, `x / sqrt(mean(x²) + eps) * weight`.
@@ -49,23 +49,13 @@ impl WithWeight for RmsNormed {
         grad: &Tensor,
     ) -> candle_core::Result<Three> {
         let mut to_x = memory::zeros(x.elem_count());
-        let mut to_weight = weight.track_op().then(|| memory::zeros(weight.elem_count()));
-        host::saved(weight, |w| {
-            host::saved(x, |x| {
-                host::saved(grad, |grad| {
-                    let to_weight = to_weight.as_deref_mut();
-                    norm::rms_norm_backward_weight(x, w, self.eps, grad, &mut to_x, to_weight);
-                })
-            })
+        let mut to_weight = wanted(weight);
+        host::saved_three([x, weight, grad], |x, weight, grad| {
+            norm::rms_norm_backward_weight(x, weight, self.eps, grad, &mut to_x, to_weight.as_deref_mut());
         })
-        .and_then(|done| done)
-        .and_then(|done| done)
         .map_err(out)?;
-        let (to_weight, _) = match &to_weight {
-            Some(gradient) => parameters((weight, gradient), None)?,
-            None => (None, None),
-        };
-        Ok([x.track_op().then(|| tensor_of(to_x, x)).transpose()?, to_weight, None])
+        let to_x = x.track_op().then(|| tensor_of(to_x, x)).transpose()?;
+        Ok([to_x, delivered(Some(weight), to_weight)?, None])
     }
 }
 
@@ -97,25 +87,14 @@ impl WithWeight for LayerNormed {
         grad: &Tensor,
     ) -> candle_core::Result<Three> {
         let mut to_x = memory::zeros(x.elem_count());
-        let wanted = |parameter: &Tensor| parameter.track_op().then(|| memory::zeros(parameter.elem_count()));
         let (mut to_weight, mut to_bias) = (wanted(weight), bias.and_then(wanted));
-        host::saved(weight, |w| {
-            host::saved(x, |x| {
-                host::saved(grad, |grad| {
-                    let (to_weight, to_bias) = (to_weight.as_deref_mut(), to_bias.as_deref_mut());
-                    norm::layer_norm_backward(x, w, self.eps, grad, &mut to_x, to_weight, to_bias);
-                })
-            })
+        host::saved_three([x, weight, grad], |x, weight, grad| {
+            let (to_weight, to_bias) = (to_weight.as_deref_mut(), to_bias.as_deref_mut());
+            norm::layer_norm_backward(x, weight, self.eps, grad, &mut to_x, to_weight, to_bias);
         })
-        .and_then(|done| done)
-        .and_then(|done| done)
         .map_err(out)?;
-        let one = |parameter: Option<&Tensor>, gradient: Option<Vec<f32>>| match (parameter, gradient) {
-            (Some(parameter), Some(gradient)) => Ok(parameters((parameter, &gradient), None)?.0),
-            _ => Ok::<_, candle_core::Error>(None),
-        };
         let to_x = x.track_op().then(|| tensor_of(to_x, x)).transpose()?;
-        Ok([to_x, one(Some(weight), to_weight)?, one(bias, to_bias)?])
+        Ok([to_x, delivered(Some(weight), to_weight)?, delivered(bias, to_bias)?])
     }
 }
 
@@ -127,62 +106,48 @@ pub(in crate::nn) struct GroupNormed {
     pub eps: f64,
 }
 
-impl Recorded for GroupNormed {}
+impl WithWeight for GroupNormed {
+    const NAME: &'static str = "group-norm";
 
-impl CustomOp3 for GroupNormed {
-    fn name(&self) -> &'static str {
-        "group-norm"
-    }
-
-    fn cpu_fwd(
+    fn forward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
+        (x, x_layout): Stored,
+        (weight, weight_layout): Stored,
+        bias: Option<&[f32]>,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let Some(bias) = bias else { candle_core::bail!("a group norm has a bias") };
         let (x, weight) = (numbers(x, x_layout)?, numbers(weight, weight_layout)?);
         let mut y = memory::zeros(x.len());
-        let bias = numbers(bias, bias_layout)?;
         norm::group_norm(x, self.time, self.groups, weight, bias, self.eps, None, &mut y);
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    fn bwd(
+    fn back(
         &self,
         x: &Tensor,
         weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
+        bias: Option<&Tensor>,
         grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> candle_core::Result<Three> {
         let mut to_x = memory::zeros(x.elem_count());
-        let (mut to_weight, mut to_bias) =
-            (memory::zeros(weight.elem_count()), memory::zeros(bias.elem_count()));
-        host::saved(weight, |w| {
-            host::saved(x, |x| {
-                host::saved(grad, |grad| {
-                    norm::group_norm_backward(
-                        x,
-                        self.time,
-                        self.groups,
-                        w,
-                        self.eps,
-                        grad,
-                        &mut to_x,
-                        Some(&mut to_weight),
-                        Some(&mut to_bias),
-                    );
-                })
-            })
+        let (mut to_weight, mut to_bias) = (wanted(weight), bias.and_then(wanted));
+        host::saved_three([x, weight, grad], |x, weight, grad| {
+            let (to_weight, to_bias) = (to_weight.as_deref_mut(), to_bias.as_deref_mut());
+            norm::group_norm_backward(
+                x,
+                self.time,
+                self.groups,
+                weight,
+                self.eps,
+                grad,
+                &mut to_x,
+                to_weight,
+                to_bias,
+            );
         })
-        .and_then(|done| done)
-        .and_then(|done| done)
         .map_err(out)?;
-        let (to_weight, to_bias) = parameters((weight, &to_weight), Some((bias, &to_bias)))?;
-        Ok((x.track_op().then(|| tensor_of(to_x, x)).transpose()?, to_weight, to_bias))
+        let to_x = x.track_op().then(|| tensor_of(to_x, x)).transpose()?;
+        Ok([to_x, delivered(Some(weight), to_weight)?, delivered(bias, to_bias)?])
     }
 }
 
