@@ -1,7 +1,7 @@
 //! `fauna search`: search by text in the images of a folder or the lines of a text file.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use fauna::item::beyond;
 use fauna::progress::{Progress, Unit};
@@ -53,6 +53,12 @@ pub struct Args {
     pictures: PictureInput,
 }
 
+/// What is searched.
+enum Place {
+    Images(Vec<PathBuf>),
+    Texts(Box<dyn Iterator<Item = Result<Text>>>),
+}
+
 /// Cosine similarity, and the path of an image or a text.
 type Found = (f32, OsString);
 
@@ -62,6 +68,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         return Err(Error::input("the query is empty").hint("describe what you are looking for").into());
     }
     let is_folder = args.place.is_dir();
+    // A place that cannot be searched is found before the model is loaded.
+    let place = match is_folder {
+        true => Place::Images(input::pictures_in(&args.place)?),
+        false => Place::Texts(input::texts(Vec::new(), Some(&args.place), context)?),
+    };
     #[cfg(feature = "vision")]
     if let Some(path) = &args.png {
         if !is_folder {
@@ -85,10 +96,17 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         context.say(&format!("query: {} were left out", beyond(*cut)));
     }
     let wanted = wanted.to_vecs()?.concat();
-    let (mut found, failed) = match is_folder {
-        true => images(model.as_ref(), &wanted, &args.place, args.pictures, context)?,
-        false => texts(model.as_ref(), &wanted, &args.place, context)?,
+    let (mut found, failed) = match place {
+        Place::Images(paths) => images(model.as_ref(), &wanted, paths, args.pictures, context)?,
+        Place::Texts(lines) => texts(model.as_ref(), &wanted, lines, context)?,
     };
+    if found.is_empty() {
+        let error = match is_folder {
+            true => Error::input(format!("none of {failed} images could be decoded")),
+            false => Error::input("no text to search").hint("expected one text per line"),
+        };
+        return Err(error.at(&args.place).into());
+    }
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.truncate(args.top.into());
 
@@ -118,14 +136,13 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
 }
 
-/// Returns the cosine similarity of each text of the file at `path` to `wanted`, and the number of texts that failed.
+/// Returns the cosine similarity of each text to `wanted`, and the number of texts that failed.
 fn texts(
     model: &dyn Pipeline,
     wanted: &[f32],
-    path: &Path,
+    mut texts: Box<dyn Iterator<Item = Result<Text>>>,
     context: &Context,
 ) -> Result<(Vec<Found>, usize)> {
-    let mut texts = input::texts(Vec::new(), Some(path), context)?;
     let mut found = Vec::new();
     let mut failed = 0;
     loop {
@@ -153,22 +170,17 @@ fn texts(
             }
         }
     }
-    match found.is_empty() {
-        true => Err(Error::input("no text to search").at(path).hint("expected one text per line")),
-        false => Ok((found, failed)),
-    }
+    Ok((found, failed))
 }
 
-/// Returns the cosine similarity of each image in `folder` to `wanted`, and the number of images that failed.
+/// Returns the cosine similarity of each image to `wanted`, and the number of images that failed.
 fn images(
     model: &dyn Pipeline,
     wanted: &[f32],
-    folder: &Path,
+    paths: Vec<PathBuf>,
     input: PictureInput,
     context: &Context,
 ) -> Result<(Vec<Found>, usize)> {
-    let paths = input::pictures_in(folder)?;
-    let all = paths.len();
     let bar = context.bars.begin("images", Unit::Items, Some(paths.len() as u64));
     let options = context.image_options(model, input);
     let mut found = Vec::new();
@@ -206,8 +218,5 @@ fn images(
             bytes = 0;
         }
     }
-    match found.is_empty() {
-        true => Err(Error::input(format!("none of {all} images could be decoded")).at(folder)),
-        false => Ok((found, failed)),
-    }
+    Ok((found, failed))
 }
