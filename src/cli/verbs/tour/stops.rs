@@ -69,6 +69,13 @@ pub fn all() -> Vec<&'static Stop> {
     STOPS.iter().filter(has_models).collect()
 }
 
+/// Files of `assets/tour`.
+macro_rules! given {
+    ($($name:literal),+) => {
+        &[$(($name, include_bytes!(concat!("../../../../assets/tour/", $name)) as &[u8])),+]
+    };
+}
+
 const STOPS: &[Stop] = &[
     Stop {
         name: "search",
@@ -76,10 +83,7 @@ const STOPS: &[Stop] = &[
         about: "MiniLM embeds sentences as vectors; near ones mean nearly the same. The queries share few words with the sentences that they find.",
         models: &["minilm"],
         checkpoint: None,
-        files: &[
-            ("sentences.txt", include_bytes!("../../../../assets/tour/sentences.txt")),
-            ("fourteen.txt", include_bytes!("../../../../assets/tour/fourteen.txt")),
-        ],
+        files: given!["sentences.txt", "fourteen.txt"],
         steps: &[
             Step {
                 line: &["search", "minilm", "sentences.txt", "something to help a child sleep", "--top", "3"],
@@ -105,7 +109,7 @@ const STOPS: &[Stop] = &[
         about: "A Chronos-Bolt forecasts two years of the gross domestic product of the United States, a series that it was not trained on, with the interval that should hold eight of ten values; then it forecasts years that are known, beside the naive forecasts.",
         models: &["pocket-forecaster"],
         checkpoint: None,
-        files: &[("gdp.csv", include_bytes!("../../../../assets/tour/gdp.csv"))],
+        files: given!["gdp.csv"],
         steps: &[
             Step {
                 line: &[
@@ -184,7 +188,7 @@ const STOPS: &[Stop] = &[
         about: "An Orb computes the forces on the atoms of a distorted crystal of table salt and the stress of its cell, until both are gone.",
         models: &["pocket-potential"],
         checkpoint: None,
-        files: &[("salt.xyz", include_bytes!("../../../../assets/tour/salt.xyz"))],
+        files: given!["salt.xyz"],
         steps: &[Step {
             line: &[
                 "relax",
@@ -243,11 +247,7 @@ const STOPS: &[Stop] = &[
         about: "A CLIP embeds pictures and captions in one space: the caption of a picture is the nearest.",
         models: &["pocket-clip"],
         checkpoint: None,
-        files: &[
-            ("scene-1.png", include_bytes!("../../../../assets/tour/scene-1.png")),
-            ("scene-2.png", include_bytes!("../../../../assets/tour/scene-2.png")),
-            ("scene-3.png", include_bytes!("../../../../assets/tour/scene-3.png")),
-        ],
+        files: given!["scene-1.png", "scene-2.png", "scene-3.png"],
         steps: &[Step {
             line: &[
                 "classify",
@@ -278,13 +278,7 @@ const STOPS: &[Stop] = &[
                 this prompt, and the model has never seen them mean these colours.",
         models: &["pocket-flamingo"],
         checkpoint: None,
-        files: &[
-            ("shape-1.png", include_bytes!("../../../../assets/tour/shape-1.png")),
-            ("shape-2.png", include_bytes!("../../../../assets/tour/shape-2.png")),
-            ("shape-3.png", include_bytes!("../../../../assets/tour/shape-3.png")),
-            ("shape-4.png", include_bytes!("../../../../assets/tour/shape-4.png")),
-            ("shape-5.png", include_bytes!("../../../../assets/tour/shape-5.png")),
-        ],
+        files: given!["shape-1.png", "shape-2.png", "shape-3.png", "shape-4.png", "shape-5.png"],
         steps: &[Step {
             line: &[
                 "describe",
@@ -325,7 +319,7 @@ const STOPS: &[Stop] = &[
                 never seen a picture of a patient and is not for medical use.",
         models: &["pocket-med"],
         checkpoint: None,
-        files: &[("scan.png", include_bytes!("../../../../assets/tour/scan.png"))],
+        files: given!["scan.png"],
         steps: &[Step {
             line: &[
                 "answer",
@@ -393,7 +387,7 @@ const STOPS: &[Stop] = &[
         about: "A StarCoder writes what is missing between two parts of a Python file, then continues a function.",
         models: &["pocket-coder"],
         checkpoint: None,
-        files: &[("stack.py", include_bytes!("../../../../assets/tour/stack.py"))],
+        files: given!["stack.py"],
         steps: &[
             Step {
                 line: &["generate", "pocket-coder", "--file", "stack.py", "--at", "6:1", "--lines", "8"],
