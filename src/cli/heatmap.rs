@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::font::{self, width_of};
-use super::output::Output;
+use super::png;
 use super::table::shorten;
 
 /// `Software` text of the PNG file, by which later runs recognize it.
@@ -38,20 +38,13 @@ pub fn write(path: &Path, force: bool, title: &str, labels: &[String], matrix: &
             .at(path)
             .hint(format!("the maximum is {MOST_ROWS}; without --png the similarities are printed")));
     }
-    let mut output = Output::open(Some(path), force || is_by(path, MAKER))?;
-    output.bytes(&draw(title, labels, matrix)?)?;
-    output.finish()
+    png::check_free(path, force, MAKER)?;
+    let (pixels, size) = draw(title, labels, matrix)?;
+    png::write(path, force, MAKER, &pixels, size)
 }
 
-/// Returns whether the file at `path` is a PNG whose `Software` text is `maker`.
-pub fn is_by(path: &Path, maker: &str) -> bool {
-    let start = std::fs::read(path).unwrap_or_default();
-    start.starts_with(b"\x89PNG")
-        && start[..start.len().min(512)].windows(maker.len()).any(|w| w == maker.as_bytes())
-}
-
-/// Draws the PNG file.
-fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> {
+/// Draws the pixels, with the width and the height.
+fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<(Vec<u8>, [usize; 2])> {
     font::ready()?;
     let labels: Vec<String> = labels.iter().map(|label| shorten(label, LABEL_CHARACTERS)).collect();
     let longest = labels.iter().map(|label| width_of(label, BODY)).max().unwrap_or(0);
@@ -61,8 +54,7 @@ fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> 
     let mut pixels = vec![255u8; (width * height * 3) as usize];
     paint(&mut pixels, (width as u32, height as u32), left, title, &labels, matrix)
         .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot draw: {e}")))?;
-    encode(&pixels, width as u32, height as u32, MAKER)
-        .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))
+    Ok((pixels, [width as usize, height as usize]))
 }
 
 fn paint(
@@ -130,24 +122,6 @@ fn colour(value: f32) -> RGBColor {
     let share = (value - from) / (to - from);
     let mix = |i: usize| (a[i] + (b[i] - a[i]) * share) as u8;
     RGBColor(mix(0), mix(1), mix(2))
-}
-
-/// Encodes pixels as a PNG file with the `Software` text `maker`.
-pub fn encode(
-    pixels: &[u8],
-    width: u32,
-    height: u32,
-    maker: &str,
-) -> std::result::Result<Vec<u8>, png::EncodingError> {
-    let mut file = Vec::new();
-    let mut encoder = png::Encoder::new(&mut file, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.add_text_chunk("Software".to_string(), maker.to_string())?;
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(pixels)?;
-    writer.finish()?;
-    Ok(file)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod output;
     allow(dead_code, reason = "shared by commands of modalities that a build may lack")
 )]
 mod plot;
+mod png;
 mod progress;
 #[cfg_attr(
     not(all(feature = "vision", feature = "audio")),

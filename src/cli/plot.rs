@@ -8,8 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::font::{self, fitting, width_of};
-use super::heatmap;
-use super::output::Output;
+use super::png;
 
 /// `Software` text of the PNG file, by which later runs recognize it.
 const MAKER: &str = "fauna plot";
@@ -114,9 +113,9 @@ pub fn write(path: &Path, force: bool, title: &str, panels: &[Panel]) -> Result<
     if panels.is_empty() {
         return Err(Error::input("nothing to plot").at(path));
     }
-    let mut output = Output::open(Some(path), force || heatmap::is_by(path, MAKER))?;
-    output.bytes(&draw(title, &panels[..panels.len().min(MOST_PANELS)])?)?;
-    output.finish()
+    check_free(path, force)?;
+    let (pixels, size) = draw(title, &panels[..panels.len().min(MOST_PANELS)])?;
+    png::write(path, force, MAKER, &pixels, size)
 }
 
 /// Checks that a plot may be written at `path`.
@@ -124,11 +123,11 @@ pub fn write(path: &Path, force: bool, title: &str, panels: &[Panel]) -> Result<
 /// # Errors
 /// As [`write`].
 pub fn check_free(path: &Path, force: bool) -> Result<()> {
-    super::output::check_free(path, force || heatmap::is_by(path, MAKER))
+    png::check_free(path, force, MAKER)
 }
 
-/// Draws the PNG file.
-fn draw(title: &str, panels: &[Panel]) -> Result<Vec<u8>> {
+/// Draws the pixels, with the width and the height.
+fn draw(title: &str, panels: &[Panel]) -> Result<(Vec<u8>, [usize; 2])> {
     font::ready()?;
     let columns = if panels.len() > 3 { 2 } else { 1 };
     let rows = panels.len().div_ceil(columns) as i32;
@@ -137,9 +136,7 @@ fn draw(title: &str, panels: &[Panel]) -> Result<Vec<u8>> {
     paint(&mut pixels, height, title, panels, columns as i32)
         .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot draw: {e}")))?;
     let (width, height) = ((WIDTH / FINER) as usize, (height / FINER) as usize);
-    let small = smaller(&pixels, width, height);
-    heatmap::encode(&small, width as u32, height as u32, MAKER)
-        .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))
+    Ok((smaller(&pixels, width, height), [width, height]))
 }
 
 /// Downsamples the image by [`FINER`].

@@ -4,12 +4,12 @@ mod read;
 mod report;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use fauna::atoms::picture::{self, PictureOptions};
 use fauna::atoms::{Frame, files};
 use fauna::model::{Evaluation, Potential};
-use fauna::{Atoms, Error, ErrorKind, Image, Pipeline, Result};
+use fauna::{Atoms, Error, Image, Pipeline, Result};
 use serde_json::{Value, json};
 
 pub use self::read::clones;
@@ -17,7 +17,7 @@ pub use self::report::{frame, line, panel};
 use super::options::Place;
 use super::output::{self, Output};
 use super::plot::{self, Panel};
-use super::{Context, Exit, heatmap};
+use super::{Context, Exit, png};
 
 /// Input structures.
 #[derive(Debug, Clone, clap::Args)]
@@ -97,7 +97,7 @@ impl Asked<'_> {
             output::check_free(path, place.force)?;
         }
         if let Some(path) = &self.output.picture {
-            check_free(path, place.force)?;
+            png::check_free(path, place.force, MAKER)?;
         }
         let plot = self.course.and_then(|course| course.plot.as_ref());
         if let Some(path) = plot {
@@ -127,7 +127,8 @@ impl Asked<'_> {
             context.say(&format!("{} structures written to {}", written.len(), path.display()));
         }
         if let (Some(path), Some(last)) = (&self.output.picture, written.last()) {
-            draw(path, place.force, &last.atoms)?;
+            let Image { width, height, rgb } = picture::draw(&last.atoms, &PictureOptions::default())?;
+            png::write(path, place.force, MAKER, &rgb, [width, height])?;
             context.say(&format!("picture: {}", path.display()));
         }
         if let Some(path) = plot {
@@ -141,21 +142,6 @@ impl Asked<'_> {
 
 /// `Software` text of the pictures of structures, by which later runs recognize them.
 const MAKER: &str = "fauna structure";
-
-/// Checks that a picture may be written at `path`: no file is there, or an earlier picture.
-fn check_free(path: &Path, force: bool) -> Result<()> {
-    output::check_free(path, force || heatmap::is_by(path, MAKER))
-}
-
-/// Draws `atoms` as a PNG at `path`.
-fn draw(path: &Path, force: bool, atoms: &Atoms) -> Result<()> {
-    let Image { width, height, rgb } = picture::draw(atoms, &PictureOptions::default())?;
-    let bytes = heatmap::encode(&rgb, width as u32, height as u32, MAKER)
-        .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))?;
-    let mut output = Output::open(Some(path), force || heatmap::is_by(path, MAKER))?;
-    output.bytes(&bytes)?;
-    output.finish()
-}
 
 /// State of the running task.
 pub struct Work<'a> {
