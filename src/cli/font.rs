@@ -30,6 +30,10 @@ pub fn width_of(text: &str, size: i32) -> i32 {
 }
 
 /// Returns the longest prefix of `text` that is at most `width` pixels wide at font size `size`.
+#[cfg_attr(
+    not(feature = "vision"),
+    allow(dead_code, reason = "for plots and contact sheets, which a build may lack")
+)]
 pub fn fitting(text: &str, size: i32, width: i32) -> String {
     let lengths = (1..=text.chars().count().min(200)).rev();
     let mut shortened = lengths.map(|length| shorten(text, length));

@@ -25,9 +25,14 @@ impl Table {
         };
         let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
         let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths).map(|(cell, &width)| match is_number(cell) {
-                true => format!("{cell:>width$}"),
-                false => format!("{cell:<width$}"),
+            // Not by a formatting width, which has 65535 at most: texts are longer.
+            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+                let space = || " ".repeat(width - cell.chars().count());
+                match (is_number(cell), column + 1 == row.len()) {
+                    (true, _) => space() + cell,
+                    (false, true) => cell.clone(),
+                    (false, false) => cell.clone() + &space(),
+                }
             });
             cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
         };
@@ -84,6 +89,18 @@ mod tests {
         table.row(["a", "7"]);
         table.row(["long name", "12"]);
         assert_eq!(table.lines(), ["name       size", "a             7", "long name    12"]);
+    }
+
+    #[test]
+    fn a_cell_may_be_longer_than_a_formatting_width() {
+        let long = "word ".repeat(20_000) + "end";
+        let mut table = Table::default();
+        table.row(["0.5", long.as_str()]);
+        table.row(["12", "short"]);
+        table.row(["7", "3"]);
+        let lines = table.lines();
+        assert_eq!((lines[0].as_str(), lines[1].as_str()), (format!("0.5  {long}").as_str(), " 12  short"));
+        assert!(lines[2].len() == lines[0].len() && lines[2].ends_with(" 3"));
     }
 
     #[test]

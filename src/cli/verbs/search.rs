@@ -13,7 +13,9 @@ use super::embed;
 use crate::cli::contact_sheet;
 use crate::cli::input::Text;
 use crate::cli::options::{ModelArg, PictureInput};
-use crate::cli::output::{Output, check_free};
+use crate::cli::output::Output;
+#[cfg(feature = "vision")]
+use crate::cli::output::check_free;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit, input};
 
